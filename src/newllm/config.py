@@ -1,0 +1,196 @@
+"""The schema of params.yaml: every parameter with its type and range, no default and nothing unknown allowed.
+
+The file itself holds all values, so what a run used is always written down; this module only checks.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from newllm.errors import UserError
+
+Count = Annotated[int, Field(ge=1)]
+Dimension = Annotated[int, Field(ge=1, le=65_536)]
+NumLayers = Annotated[int, Field(ge=1, le=1_000)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Precision = Literal["fp16", "bf16", "fp32"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class SyntheticConfig(_Section):
+    """Size and seed of the generated corpus; sizes in words."""
+
+    seed: Seed
+    train_words: Annotated[int, Field(ge=1_000)]
+
+
+class DataConfig(_Section):
+    """Where the corpus comes from and how it becomes windows; window and stride in tokens."""
+
+    source: Literal["wikitext", "folder", "synthetic"]
+    config: Literal["wikitext-2-v1", "wikitext-2-raw-v1"]
+    repository: Annotated[str, Field(min_length=1)]
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    folder: Annotated[str, Field(min_length=1)] | None
+    synthetic: SyntheticConfig
+    vocabulary_size: Annotated[int, Field(ge=5, le=65_536)]  # four special tokens and a word; ids are 16 bits
+    min_words: Count
+    window: Annotated[int, Field(ge=2, le=65_536)]
+    stride: Count
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.stride > self.window:
+            raise ValueError(
+                f"stride {self.stride} exceeds window {self.window} and would skip tokens; lower data.stride"
+            )
+        if self.source == "folder" and self.folder is None:
+            raise ValueError("source is folder, but folder is null; name the folder that holds train.txt")
+        return self
+
+
+class ModelConfig(_Section):
+    """Shape of New-LLM: depth, widths of embedding, context and hidden state, dropout probability."""
+
+    num_layers: NumLayers
+    embedding_dim: Dimension
+    context_dim: Dimension
+    hidden_size: Dimension
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+
+
+class TrainConfig(_Section):
+    """Optimisation; batch sizes in windows, losses in nats."""
+
+    seeds: Annotated[list[Seed], Field(min_length=1)]
+    epochs: Count
+    batch_size: Count
+    base_learning_rate: Annotated[float, Field(gt=0)]
+    base_batch_size: Count
+    precision: Precision
+    gradient_clipping: Annotated[list[list[Annotated[float, Field(gt=0)]]], Field(min_length=1)]
+    patience: Count
+    min_improvement: Annotated[float, Field(ge=0)]
+
+    @field_validator("seeds")
+    @classmethod
+    def _unique(cls, seeds: list[int]) -> list[int]:
+        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+        if twice:
+            raise ValueError(f"seed {twice[0]} is given twice; give each seed once")
+        return seeds
+
+    @field_validator("gradient_clipping")
+    @classmethod
+    def _schedule(cls, schedule: list[list[float]]) -> list[list[float]]:
+        if any(len(entry) != 2 or entry[0] != int(entry[0]) for entry in schedule):
+            raise ValueError("expected entries [from epoch, largest gradient norm], such as [1, 0.5]")
+        epochs = [entry[0] for entry in schedule]
+        if epochs[0] != 1 or any(later <= earlier for earlier, later in pairwise(epochs)):
+            raise ValueError("epochs must start at 1 and increase")
+        return schedule
+
+    @property
+    def learning_rate(self) -> float:
+        """Base rate scaled by the square root of the relative batch size."""
+        return self.base_learning_rate * math.sqrt(self.batch_size / self.base_batch_size)
+
+    def max_gradient_norm(self, epoch: int) -> float:
+        """The clipping threshold of an epoch, counted from 1."""
+        return [norm for start, norm in self.gradient_clipping if start <= epoch][-1]
+
+
+class StudyConfig(_Section):
+    """What the report compares with."""
+
+    baseline_num_layers: NumLayers
+
+
+class Config(_Section):
+    """All of params.yaml."""
+
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig
+    study: StudyConfig
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-4 as a number, as YAML 1.2 and DVC do, and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9][0-9]*(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_config(path: Path) -> Config:
+    """Reads and checks a params.yaml.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or a parameter is unknown, missing, or out of type or range.
+    """
+    try:
+        values = yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run from the project's folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError, TypeError) as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    return parse_config(values, path)
+
+
+def parse_config(values: Any, path: Path) -> Config:
+    """Checks the values of a params.yaml; `path` is named in errors.
+
+    Raises:
+        UserError: a parameter is unknown, missing, or out of type or range; all of them are listed.
+    """
+    if not isinstance(values, Mapping):
+        sections = ", ".join(Config.model_fields)
+        raise UserError(f"{path}: found {type(values).__name__}, expected the sections {sections}")
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        raise UserError(f"{path}: " + "\n".join(problems)) from None
+
+
+def _describe(problem: Mapping[str, Any]) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    found = repr(problem["input"])
+    found = found if len(found) <= 60 else found[:57] + "..."
+    if problem["type"] == "extra_forbidden":
+        known = _field_names(problem["loc"][:-1])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        return f"unknown parameter {name}; {hint}"
+    if problem["type"] == "missing":
+        return f"parameter {name} is missing; add it (the committed params.yaml holds every default)"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"parameter {name}: {message}"
+    return f"parameter {name}: found {found}; expected: {message[0].lower() + message[1:]}"
+
+
+def _field_names(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        model = model.model_fields[str(part)].annotation
+    return list(model.model_fields)
