@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-from newllm.errors import UserError  # noqa: E402
+from newllm.errors import UserError
 
 
 def run(stage: Callable[[], None]) -> None:
