@@ -1,0 +1,1 @@
+"""New-LLM: its definition, and the fast computation of the same function."""

@@ -1,0 +1,130 @@
+"""New-LLM, as the study defines it: a language model with a recurrent context vector instead of attention.
+
+This module is the definition, written to be read beside the equations; `scan` and `head` compute the same function
+fast. Parameters of S independently trained models ("seeds") are stacked: every tensor has a leading dimension S.
+
+At position t, with token embedding e_t, context c_{t-1} (c_0 = 0) and depth L::
+
+    h^1 = dropout(relu(W1 [e_t ; c_{t-1}] + b1))
+    h^l = dropout(relu(Wl h^{l-1} + bl))            l = 2..L
+    logits_t = Wo h^L + bo
+    d, f, i = Wd h^L + bd, sigmoid(Wf h^L + bf), sigmoid(Wi h^L + bi)
+    c_t = clamp(LayerNorm(f * c_{t-1} + i * d), -10, 10)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+from newllm.model.streams import random_stream
+
+Parameters = dict[str, Tensor]
+
+INITIAL_STD = 0.02
+LAYER_NORM_EPS = 1e-5
+CONTEXT_LIMIT = 10.0
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The sizes that determine the parameters' shapes."""
+
+    vocabulary_size: int
+    embedding_dim: int
+    context_dim: int
+    hidden_size: int
+    num_layers: int
+
+    def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every parameter of one model, without the leading S, in the order of the equations."""
+        vocabulary, hidden = self.vocabulary_size, self.hidden_size
+        embedding, context = self.embedding_dim, self.context_dim
+        shapes: dict[str, tuple[int, ...]] = {"embedding.weight": (vocabulary, embedding)}
+        for layer in range(1, self.num_layers + 1):
+            inputs = embedding + context if layer == 1 else hidden
+            shapes |= {f"hidden.{layer}.weight": (hidden, inputs), f"hidden.{layer}.bias": (hidden,)}
+        shapes |= {"output.weight": (vocabulary, hidden), "output.bias": (vocabulary,)}
+        for gate in ("update", "forget", "input"):  # d, f, i
+            shapes |= {f"{gate}.weight": (context, hidden), f"{gate}.bias": (context,)}
+        return shapes | {"norm.weight": (context,), "norm.bias": (context,)}
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters of one model."""
+        return sum(prod(shape) for shape in self.parameter_shapes().values())
+
+    @property
+    def flops_per_position(self) -> int:
+        """Floating-point operations to train one position: 6 for each weight that a token meets in a product.
+
+        The token half of W1 counts nothing: it is a table of one row a word, computed once a step.
+        """
+        first = self.context_dim * self.hidden_size
+        hidden = (self.num_layers - 1) * self.hidden_size**2
+        heads = (self.vocabulary_size + 3 * self.context_dim) * self.hidden_size
+        return 6 * (first + hidden + heads)
+
+
+def initial_parameters(shape: ModelShape, seeds: Sequence[int]) -> Parameters:
+    """Fresh parameters [S, ...] on the CPU in float32: weights N(0, 0.02), biases 0, LayerNorm 1 and 0."""
+    streams = [random_stream(seed, "initialisation", 0) for seed in seeds]
+    parameters = {}
+    for name, size in shape.parameter_shapes().items():
+        stacked = torch.zeros(len(seeds), *size)
+        if name == "norm.weight":
+            stacked.fill_(1)
+        elif name.endswith("weight"):
+            for one, stream in zip(stacked, streams, strict=True):
+                one.normal_(0, INITIAL_STD, generator=stream)
+        parameters[name] = stacked
+    return parameters
+
+
+def num_hidden_layers(parameters: Parameters) -> int:
+    """The depth L that the parameters were made for."""
+    return sum(name.startswith("hidden.") and name.endswith("weight") for name in parameters)
+
+
+def logits(
+    parameters: Parameters, tokens: Tensor, keep: Sequence[Tensor] | None = None, dropout: float = 0.0
+) -> Tensor:
+    """The model's outputs, position by position as in the equations.
+
+    Args:
+        parameters: stacked parameters [S, ...].
+        tokens: ids [S, B, T].
+        keep: for each layer which hidden units dropout keeps [S, T, B, H]; None: no dropout.
+        dropout: the probability with which `keep` was drawn; kept units are scaled by 1 / (1 - dropout).
+
+    Returns:
+        Logits [S, B, T, V] of the token after each position.
+    """
+    num_layers = num_hidden_layers(parameters)
+    seed_index = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
+    context = parameters["norm.weight"].new_zeros(*tokens.shape[:2], parameters["norm.weight"].shape[1])
+    outputs = []
+    for t in range(tokens.shape[2]):
+        embedding = parameters["embedding.weight"][seed_index, tokens[:, :, t]]
+        hidden = torch.cat([embedding, context], dim=-1)
+        for layer in range(1, num_layers + 1):
+            hidden = _linear(parameters, f"hidden.{layer}", hidden).relu()
+            if keep is not None:
+                hidden = hidden * keep[layer - 1][:, t] / (1 - dropout)
+        outputs.append(_linear(parameters, "output", hidden))
+        update = _linear(parameters, "update", hidden)
+        forget_gate = _linear(parameters, "forget", hidden).sigmoid()
+        input_gate = _linear(parameters, "input", hidden).sigmoid()
+        mixed = forget_gate * context + input_gate * update
+        normed = layer_norm(mixed, mixed.shape[-1:], eps=LAYER_NORM_EPS)
+        scaled = normed * parameters["norm.weight"][:, None] + parameters["norm.bias"][:, None]
+        context = scaled.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
+    return torch.stack(outputs, dim=2)
+
+
+def _linear(parameters: Parameters, name: str, inputs: Tensor) -> Tensor:
+    # baddbmm and not matmul: autocast knows it, so that the bias does not lift the product back to float32
+    return torch.baddbmm(parameters[f"{name}.bias"][:, None], inputs, parameters[f"{name}.weight"].mT)

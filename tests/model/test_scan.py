@@ -1,0 +1,146 @@
+"""The fast computation (scan and head) equals the definition: values, and gradients by autograd, in float64."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy as torch_cross_entropy
+
+from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
+from newllm.model.head import cross_entropy
+from newllm.model.scan import hidden_states
+from newllm.model.streams import dropout_masks
+
+PAD = 0
+
+
+def lively_parameters(shape: ModelShape, seeds: list[int], dtype: torch.dtype = torch.float64) -> Parameters:
+    """Random parameters, large enough that gates, relu and the clamp are all at work."""
+    generator = torch.Generator().manual_seed(9)
+    parameters = {
+        name: (40 * value + 0.3 * torch.randn(value.shape, generator=generator)).to(dtype)
+        for name, value in initial_parameters(shape, seeds).items()
+    }
+    parameters["norm.weight"] /= 5
+    return {name: value.requires_grad_() for name, value in parameters.items()}
+
+
+Masks = list[Tensor] | None
+
+
+def by_definition(parameters: Parameters, windows: Tensor, scale: Tensor, keep: Masks, p: float) -> Tensor:
+    outputs = logits(parameters, windows[:, :, :-1], keep, p)
+    losses = [
+        torch_cross_entropy(outputs[s].flatten(0, 1), windows[s, :, 1:].flatten(), ignore_index=PAD, reduction="sum")
+        for s in range(windows.shape[0])
+    ]
+    return torch.stack(losses) * scale
+
+
+def by_scan(parameters: Parameters, windows: Tensor, scale: Tensor, keep: Masks, p: float) -> Tensor:
+    dtype = parameters["norm.weight"].dtype
+    hidden = hidden_states(parameters, windows[:, :, :-1], keep, p, dtype)
+    return cross_entropy(parameters, hidden, windows[:, :, 1:], PAD, scale)[0]
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 4, 8])
+@pytest.mark.parametrize("batch", [1, 3, 17])
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_loss_and_gradients_equal_the_definition(num_layers: int, batch: int, dropout: float) -> None:
+    shape = ModelShape(vocabulary_size=11, embedding_dim=5, context_dim=4, hidden_size=6, num_layers=num_layers)
+    parameters = lively_parameters(shape, [0, 1])
+    windows = torch.randint(0, 11, (2, batch, 9), generator=torch.Generator().manual_seed(batch))
+    windows[:, :, -2:] = PAD
+    windows[:, :, 1] = 5  # at least one target that counts
+    keep = dropout_masks([0, 1], 3, (num_layers, 8, batch, 6), dropout, torch.device("cpu")) if dropout else None
+    scale = torch.tensor([0.5, 3.0], dtype=torch.float64)
+    expected = by_definition(parameters, windows, scale, keep, dropout)
+    found = by_scan(parameters, windows, scale, keep, dropout)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+    weighting = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    expected_gradients = torch.autograd.grad(expected @ weighting, list(parameters.values()))
+    found_gradients = torch.autograd.grad(found @ weighting, list(parameters.values()))
+    for name, a, b in zip(parameters, found_gradients, expected_gradients, strict=True):
+        assert (a - b).norm() <= 1e-9 * b.norm(), name
+        assert b.norm() > 0, name
+
+
+def test_the_clamp_is_exercised() -> None:
+    shape = ModelShape(vocabulary_size=11, embedding_dim=5, context_dim=4, hidden_size=6, num_layers=1)
+    parameters = lively_parameters(shape, [0, 1])
+    with torch.no_grad():
+        parameters["norm.weight"] *= 10
+    windows = torch.randint(1, 11, (2, 5, 9), generator=torch.Generator().manual_seed(0))
+    scale = torch.ones(2, dtype=torch.float64)
+    gradients = [
+        torch.autograd.grad(f(parameters, windows, scale, None, 0.0).sum(), list(parameters.values()))
+        for f in (by_definition, by_scan)
+    ]
+    for name, a, b in zip(parameters, *gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_gradcheck() -> None:
+    shape = ModelShape(vocabulary_size=7, embedding_dim=3, context_dim=4, hidden_size=5, num_layers=2)
+    parameters = lively_parameters(shape, [0, 1])
+    windows = torch.randint(1, 7, (2, 2, 4), generator=torch.Generator().manual_seed(2))
+    scale = torch.ones(2, dtype=torch.float64)
+    names = list(parameters)
+
+    def losses(*values: Tensor) -> Tensor:
+        return by_scan(dict(zip(names, values, strict=True)), windows, scale, None, 0.0)
+
+    assert torch.autograd.gradcheck(losses, tuple(parameters.values()), atol=1e-6, rtol=1e-5)
+
+
+def test_a_seed_does_not_see_its_neighbours() -> None:
+    shape = ModelShape(vocabulary_size=11, embedding_dim=5, context_dim=4, hidden_size=6, num_layers=3)
+    parameters = lively_parameters(shape, [0, 1, 2])
+    windows = torch.randint(1, 11, (3, 4, 9), generator=torch.Generator().manual_seed(0))
+    scale = torch.ones(3, dtype=torch.float64)
+    loss = by_scan(parameters, windows, scale, None, 0.0)[1]
+    gradients = torch.autograd.grad(loss, list(parameters.values()))
+    for gradient in gradients:
+        assert gradient[1].norm() > 0
+        assert gradient[0].norm() == 0
+        assert gradient[2].norm() == 0
+
+
+def test_correct_predictions_are_counted_without_pads() -> None:
+    shape = ModelShape(vocabulary_size=11, embedding_dim=5, context_dim=4, hidden_size=6, num_layers=2)
+    parameters = {name: value.detach() for name, value in lively_parameters(shape, [0, 1]).items()}
+    windows = torch.randint(0, 11, (2, 40, 9), generator=torch.Generator().manual_seed(1))
+    outputs = logits(parameters, windows[:, :, :-1])
+    targets = windows[:, :, 1:]
+    expected = ((outputs.argmax(-1) == targets) & (targets != PAD)).sum((1, 2))
+    hidden = hidden_states(parameters, windows[:, :, :-1], dtype=torch.float64)
+    _, correct = cross_entropy(parameters, hidden, targets, PAD, torch.ones(2, dtype=torch.float64))
+    assert correct.tolist() == expected.tolist()
+    assert correct.min() > 0
+
+
+def test_mixed_precision_stays_near_float32() -> None:
+    shape = ModelShape(vocabulary_size=50, embedding_dim=32, context_dim=32, hidden_size=64, num_layers=4)
+    parameters = {name: 4 * value for name, value in initial_parameters(shape, [0, 1]).items()}
+    windows = torch.randint(1, 50, (2, 16, 20), generator=torch.Generator().manual_seed(0))
+    reference = hidden_states(parameters, windows)
+    for dtype, bound in ((torch.bfloat16, 0.03), (torch.float16, 0.004)):
+        found = hidden_states(parameters, windows, dtype=dtype)
+        assert found.dtype == dtype
+        assert (found.float() - reference).norm() < bound * reference.norm()
+
+
+def test_dropout_masks_depend_on_seed_and_step_alone() -> None:
+    size, cpu = (3, 4, 5, 6), torch.device("cpu")
+    together = dropout_masks([0, 1, 2], 7, size, 0.1, cpu)
+    alone = dropout_masks([2], 7, size, 0.1, cpu)
+    assert all(torch.equal(a[2], b[0]) for a, b in zip(together, alone, strict=True))
+    other_step = dropout_masks([2], 8, size, 0.1, cpu)
+    assert not torch.equal(other_step[0], alone[0])
+    assert not torch.equal(together[0][0], together[0][1])
+    assert not torch.equal(together[0][0], together[1][0])
+
+
+def test_dropout_rate() -> None:
+    (mask,) = dropout_masks([5], 0, (1, 100, 100, 100), 0.1, torch.device("cpu"))
+    dropped = 1 - mask.double().mean().item()
+    assert abs(dropped - 0.1) < 5 * (0.09 / 1e6) ** 0.5 + 2**-17
