@@ -1,0 +1,1 @@
+"""Training of stacked seeds, and what is measured on the trained models."""

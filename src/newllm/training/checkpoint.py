@@ -1,0 +1,85 @@
+"""Trained weights on the disk: models/<depth>/weights.safetensors and the record of the training beside it."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from newllm.config import Precision
+from newllm.errors import UserError
+from newllm.files import atomic_path, read_json, write_json
+from newllm.model.definition import ModelShape, Parameters
+from newllm.training.trainer import SeedResult, Training
+
+WEIGHTS = "weights.safetensors"
+RECORD = "training.json"
+
+
+class TrainingRecord(BaseModel):
+    """Everything about a training that its weights do not hold."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    shape: ModelShape
+    parameters: dict[str, Any]  # model.dropout and all of train, as in params.yaml
+    data_sha256: dict[str, str]  # of the windows files that were trained and validated on
+    device: str
+    precision: Precision
+    torch_version: str
+    git_commit: str | None
+    git_dirty: bool | None
+    seeds: list[SeedResult]
+
+
+def save(folder: Path, training: Training, record: TrainingRecord) -> None:
+    """Writes weights and record into `folder`, both or none; an earlier folder is replaced."""
+    with atomic_path(folder) as beside:
+        beside.mkdir()
+        contiguous = {name: value.contiguous() for name, value in training.parameters.items()}
+        save_file(contiguous, beside / WEIGHTS, metadata={"num_layers": str(record.shape.num_layers)})
+        write_json(beside / RECORD, record.model_dump())
+
+
+def load(folder: Path, num_layers: int) -> tuple[Parameters, TrainingRecord]:
+    """Reads the weights [S, ...] and the record that `save` wrote.
+
+    Raises:
+        UserError: a file is missing or damaged, or the folder holds another depth than `num_layers`.
+    """
+    stage = f"train@{num_layers}"
+    remedy = f"run `dvc repro {stage}` to train it again"
+    record = read_json(folder / RECORD, stage)
+    try:
+        training = TrainingRecord.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise UserError(f"{folder / RECORD}: {name}: {first['msg']}; {remedy}") from None
+    if training.shape.num_layers != num_layers:
+        raise UserError(
+            f"{folder / RECORD}: found a model of {training.shape.num_layers} layers, expected {num_layers}; {remedy}"
+        )
+    path = folder / WEIGHTS
+    try:
+        parameters = load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {remedy}") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a whole safetensors file ({error}); {remedy}") from None
+    expected = {name: (len(training.seeds), *size) for name, size in training.shape.parameter_shapes().items()}
+    found = {name: tuple(value.shape) for name, value in parameters.items()}
+    if found != expected:
+        name = next(name for name in expected | found if found.get(name) != expected.get(name))
+        raise UserError(f"{path}: tensor {name} is {found.get(name)}, expected {expected.get(name)}; {remedy}")
+    if not all(value.isfinite().all() for value in parameters.values()):
+        raise UserError(f"{path}: holds numbers that are not finite; {remedy}")
+    return {name: parameters[name].to(torch.float32) for name in expected}, training
+
+
+def seed_rows(record: TrainingRecord) -> list[dict[str, Any]]:
+    """The seeds' results as dictionaries, in the order of the stack."""
+    return [asdict(result) for result in record.seeds]

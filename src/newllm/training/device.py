@@ -1,0 +1,59 @@
+"""Where to train, and in which precision."""
+
+import time
+
+import torch
+
+from newllm.config import Precision
+from newllm.errors import UserError
+from newllm.model.definition import ModelShape
+
+DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+STUDY_DEPTHS = range(1, 9)
+STUDY_SEEDS = 5
+STUDY_EPOCHS = 150
+STUDY_POSITIONS = 51_026 * 63  # of an epoch of WikiText-2
+
+
+def choose_device(precision: Precision) -> torch.device:
+    """The GPU if there is one, else the CPU.
+
+    Raises:
+        UserError: precision is fp16 and there is no GPU.
+    """
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if precision == "fp16":
+        days = full_study_seconds() / 86_400
+        raise UserError(
+            "train.precision is fp16, which needs an NVIDIA GPU, and torch finds none. Set train.precision to fp32 "
+            "or bf16, for instance with `dvc exp run -S train.precision=fp32`; but mind that the full study "
+            f"(8 depths, 5 seeds, 150 epochs) would take about {days:,.0f} days on this CPU at the speed of fp32 "
+            "products just measured, so lower train.epochs and train.seeds too, or use a GPU."
+        )
+    return torch.device("cpu")
+
+
+def full_study_seconds() -> float:
+    """The least time for the full study on this CPU, from its rate of float32 products of the model's size."""
+    shapes = (ModelShape(1000, 256, 256, 512, depth) for depth in STUDY_DEPTHS)
+    flops = sum(shape.flops_per_position for shape in shapes) * STUDY_POSITIONS * STUDY_SEEDS * STUDY_EPOCHS
+    return flops / _product_rate()
+
+
+def _product_rate() -> float:
+    """Floating-point operations a second of 2048 x 512 x 512 products on this CPU, over about a third of a second."""
+    left, right = torch.randn(2048, 512), torch.randn(512, 512)
+    left @ right
+    count, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < 0.3:
+        left @ right
+        count += 1
+    return count * 2 * 2048 * 512 * 512 / elapsed
+
+
+def describe(device: torch.device) -> str:
+    """The device's name for people: the GPU's, or "CPU" with its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"

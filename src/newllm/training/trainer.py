@@ -1,0 +1,260 @@
+"""The training loop over a stack of seeds."""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from newllm.config import TrainConfig
+from newllm.errors import UserError
+from newllm.model.definition import ModelShape, Parameters, initial_parameters
+from newllm.model.head import cross_entropy
+from newllm.model.scan import hidden_states
+from newllm.model.streams import dropout_masks, random_stream
+from newllm.training.device import DTYPES
+from newllm.training.early_stopping import EarlyStopping
+from newllm.training.evaluation import PAD_ID, loss_and_accuracy
+from newllm.training.loss_scaling import LossScaler
+from newllm.training.progress import Progress
+from newllm.training.stack import Adam, clip_, flatten, unflatten
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One seed's epoch: losses in nats, accuracy as a fraction, the mean gradient norm before clipping.
+
+    `seconds` is the seed's share of the stack's time, validation included.
+    """
+
+    num_layers: int
+    seed: int
+    epoch: int
+    train_loss: float
+    val_loss: float
+    val_ppl: float
+    val_accuracy: float
+    gradient_norm: float
+    loss_scale: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SeedResult:
+    """What training one seed came to; tokens a second are those of its whole stack, padding included."""
+
+    seed: int
+    best_epoch: int
+    epochs_run: int
+    stopped_early: bool
+    train_loss: float
+    train_seconds: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True)
+class Training:
+    """The best epoch's parameters [S, ...] of every seed on the CPU, all epochs, and a summary of each seed."""
+
+    parameters: Parameters
+    curves: list[EpochRow]
+    results: list[SeedResult]
+
+
+def train(
+    shape: ModelShape,
+    dropout: float,
+    config: TrainConfig,
+    windows: tuple[Tensor, Tensor],
+    stack_size: int | None = None,
+) -> Training:
+    """Trains one depth with all seeds.
+
+    Args:
+        shape: the model's sizes.
+        dropout: probability of dropping a hidden unit.
+        config: optimisation; `config.seeds` are trained.
+        windows: ids of the training split [N, T + 1] and the validation split [M, T + 1], on the device to train on.
+        stack_size: seeds to train at once. Default: all on a GPU; one on a CPU, where a stack gains nothing and a
+            batched product's rounding could depend on the size of the stack.
+
+    Raises:
+        UserError: a loss is not finite and loss scaling cannot cure it.
+    """
+    size = stack_size or (len(config.seeds) if windows[0].is_cuda else 1)
+    stacks = [config.seeds[start : start + size] for start in range(0, len(config.seeds), size)]
+    steps = math.ceil(len(windows[0]) / config.batch_size)
+    trained = []
+    with Progress(shape.num_layers, config.epochs, len(stacks), steps) as progress:
+        for seeds in stacks:
+            trained.append(_Trainer(shape, dropout, config, windows, seeds, progress).run())
+    return Training(
+        {name: torch.cat([one.parameters[name] for one in trained]) for name in trained[0].parameters},
+        [row for one in trained for row in one.curves],
+        [result for one in trained for result in one.results],
+    )
+
+
+class _Trainer:
+    """The state of a stack of seeds in training; seeds that have stopped leave the stack."""
+
+    def __init__(
+        self,
+        shape: ModelShape,
+        dropout: float,
+        config: TrainConfig,
+        windows: tuple[Tensor, Tensor],
+        seeds: Sequence[int],
+        progress: Progress,
+    ) -> None:
+        self.shape, self.dropout, self.config, self.progress = shape, dropout, config, progress
+        self.windows, self.validation = windows
+        self.device = self.windows.device
+        self.seeds = list(seeds)
+        self.flat = flatten(initial_parameters(shape, seeds), shape).to(self.device)
+        self.adam = Adam(self.flat, config.learning_rate)
+        self.scaler = LossScaler(len(seeds), self.device, enabled=config.precision == "fp16")
+        self.best = {seed: self.flat[index].clone() for index, seed in enumerate(seeds)}
+        self.stopping = {seed: EarlyStopping(config.patience, config.min_improvement) for seed in seeds}
+        self.curves: dict[int, list[EpochRow]] = {seed: [] for seed in seeds}
+        self.step = 0
+
+    def run(self) -> Training:
+        order = list(self.seeds)
+        for epoch in range(1, self.config.epochs + 1):
+            rows = self._epoch(epoch)
+            self._keep_best(epoch, rows)
+            going_on = [i for i, seed in enumerate(self.seeds) if not self.stopping[seed].is_exhausted(epoch)]
+            if len(going_on) < len(self.seeds):
+                self._select(going_on)
+            if not self.seeds:
+                self.progress.skip(self.config.epochs - epoch)
+                break
+        best = torch.stack([self.best[seed] for seed in order]).cpu()
+        return Training(
+            unflatten(best, self.shape),
+            [row for seed in order for row in self.curves[seed]],
+            [self._result(seed) for seed in order],
+        )
+
+    def _epoch(self, epoch: int) -> list[EpochRow]:
+        start = time.perf_counter()
+        count, batch_size = len(self.windows), self.config.batch_size
+        shuffled = [torch.randperm(count, generator=random_stream(seed, "shuffling", epoch)) for seed in self.seeds]
+        order = torch.stack(shuffled).to(self.device, non_blocking=True)
+        totals = _EpochTotals(len(self.seeds), self.device)
+        for index, batch in enumerate(order.split(batch_size, dim=1)):
+            self._step(self.windows[batch], self.config.max_gradient_norm(epoch), totals, index)
+            self.progress.step()
+        val_loss, val_accuracy = loss_and_accuracy(
+            unflatten(self.flat, self.shape), self.validation, batch_size, DTYPES[self.config.precision]
+        )
+        # the one place in an epoch where the host waits for the device
+        values = torch.stack([*totals.means(), val_loss, val_accuracy, self.scaler.scale.double()]).T.tolist()
+        seconds = time.perf_counter() - start
+        self._check(epoch, [row[2] for row in values], [row[3] for row in values])
+        rows = []
+        for seed, (train_loss, norm, _, val, accuracy, scale) in zip(self.seeds, values, strict=True):
+            share = seconds / len(self.seeds)
+            ppl = _perplexity(val)
+            row = EpochRow(self.shape.num_layers, seed, epoch, train_loss, val, ppl, accuracy, norm, scale, share)
+            rows.append(row)
+            self.curves[seed].append(row)
+        means = [sum(column) / len(rows) for column in zip(*((r.train_loss, r.val_loss) for r in rows), strict=True)]
+        self.progress.epoch(self.seeds, epoch, (means[0], means[1]), self._tokens() * len(rows) / seconds)
+        return rows
+
+    def _step(self, batch: Tensor, max_norm: float, totals: "_EpochTotals", index: int) -> None:
+        """One optimisation step on windows [S, B, T + 1]; nothing here waits for the device."""
+        inputs, targets = batch[:, :, :-1], batch[:, :, 1:]
+        size = (self.shape.num_layers, inputs.shape[2], inputs.shape[1], self.shape.hidden_size)
+        keep = dropout_masks(self.seeds, self.step, size, self.dropout, self.device) if self.dropout else None
+        leaves = {name: view.detach().requires_grad_() for name, view in unflatten(self.flat, self.shape).items()}
+        counts = (targets != PAD_ID).sum((1, 2)).clamp(min=1)
+        scale = self.scaler.scale
+        hidden = hidden_states(leaves, inputs, keep, self.dropout, DTYPES[self.config.precision])
+        losses, _ = cross_entropy(leaves, hidden, targets, PAD_ID, scale / counts)
+        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
+        gradient = flatten(dict(zip(leaves, gradients, strict=True)), self.shape) / scale[:, None]
+        losses = losses.detach() / scale
+        norm = gradient.norm(dim=1)
+        finite = norm.isfinite()
+        clip_(gradient, norm, max_norm)
+        self.adam.step(self.flat, gradient, finite)
+        failed = self.scaler.update(finite) | ~losses.isfinite()
+        totals.add(losses, counts, norm, failed, index)
+        self.step += 1
+
+    def _check(self, epoch: int, failed_steps: list[float], val_losses: list[float]) -> None:
+        for seed, step, val_loss in zip(self.seeds, failed_steps, val_losses, strict=True):
+            if step >= 0 or not math.isfinite(val_loss):
+                where = f"step {int(step) + 1}" if step >= 0 else "validation"
+                raise UserError(
+                    f"training of {self.shape.num_layers} layers, seed {seed}, epoch {epoch}, {where}: the loss or "
+                    "its gradients are not finite, and no loss scale cures it; expected finite numbers. Lower "
+                    f"train.base_learning_rate (now {self.config.base_learning_rate:g}) or use another train.precision "
+                    f"(now {self.config.precision})"
+                )
+
+    def _keep_best(self, epoch: int, rows: list[EpochRow]) -> None:
+        for index, row in enumerate(rows):
+            if self.stopping[row.seed].update(epoch, row.val_loss):
+                self.best[row.seed].copy_(self.flat[index])
+
+    def _select(self, rows: list[int]) -> None:
+        self.seeds = [self.seeds[row] for row in rows]
+        self.flat = self.flat[rows]
+        self.adam.select(rows)
+        self.scaler.select(rows)
+
+    def _tokens(self) -> int:
+        """Positions that one seed trains in an epoch, padding included."""
+        return self.windows.shape[0] * (self.windows.shape[1] - 1)
+
+    def _result(self, seed: int) -> SeedResult:
+        curve, stopping = self.curves[seed], self.stopping[seed]
+        seconds = sum(row.seconds for row in curve)
+        return SeedResult(
+            seed=seed,
+            best_epoch=stopping.best_epoch,
+            epochs_run=len(curve),
+            stopped_early=len(curve) < self.config.epochs,
+            train_loss=curve[stopping.best_epoch - 1].train_loss,
+            train_seconds=seconds,
+            tokens_per_second=len(curve) * self._tokens() / seconds,
+        )
+
+
+class _EpochTotals:
+    """Sums over the steps of an epoch, for each seed, on the device."""
+
+    def __init__(self, num_seeds: int, device: torch.device) -> None:
+        def zeros() -> Tensor:
+            return torch.zeros(num_seeds, dtype=torch.float64, device=device)
+
+        self.loss, self.targets, self.norm, self.steps = zeros(), zeros(), zeros(), zeros()
+        self.failed_step = zeros() - 1
+
+    def add(self, losses: Tensor, counts: Tensor, norm: Tensor, failed: Tensor, step: int) -> None:
+        """Adds a step: mean losses, numbers of targets, gradient norms, and whether it failed beyond cure, each [S]."""
+        finite = norm.isfinite()
+        self.loss += losses * counts
+        self.targets += counts
+        self.norm += norm.masked_fill(~finite, 0)
+        self.steps += finite
+        self.failed_step = torch.where(failed & (self.failed_step < 0), float(step), self.failed_step)
+
+    def means(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Token-weighted mean loss, mean gradient norm over steps that were not skipped, first failed step or -1."""
+        return self.loss / self.targets, self.norm / self.steps.clamp(min=1), self.failed_step
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, 700.0))  # exp overflows a double beyond
+
+
+def as_rows(curves: Sequence[EpochRow]) -> list[dict[str, float | int]]:
+    """Curves as dictionaries, for a table."""
+    return [asdict(row) for row in curves]

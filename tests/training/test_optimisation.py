@@ -1,0 +1,111 @@
+"""Adam, clipping, loss scaling and early stopping, each against torch or by hand."""
+
+import math
+
+import pytest
+import torch
+
+from newllm.model.definition import ModelShape, initial_parameters
+from newllm.training.early_stopping import EarlyStopping
+from newllm.training.loss_scaling import INITIAL_SCALE, SMALLEST_SCALE, LossScaler
+from newllm.training.stack import Adam, clip_, flatten, unflatten
+
+CPU = torch.device("cpu")
+
+
+def test_flatten_and_back() -> None:
+    shape = ModelShape(11, 5, 4, 6, 2)
+    parameters = initial_parameters(shape, [0, 1])
+    flat = flatten(parameters, shape)
+    assert flat.shape == (2, shape.num_params)
+    views = unflatten(flat, shape)
+    assert all(torch.equal(views[name], value) for name, value in parameters.items())
+    views["output.bias"].fill_(3)
+    assert (flat == 3).sum() == 2 * 11
+
+
+def test_adam_and_clipping_equal_torch() -> None:
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.randn(3, 50, generator=generator)
+    references = [torch.nn.Parameter(row.clone()) for row in flat]
+    optimizers = [torch.optim.Adam([row], lr=0.01) for row in references]
+    adam = Adam(flat, 0.01)
+    for step in range(40):
+        gradient = torch.randn(3, 50, generator=generator) * 10 ** (step % 5 - 3)
+        for reference, optimizer, row in zip(references, optimizers, gradient, strict=True):
+            reference.grad = row.clone()
+            torch.nn.utils.clip_grad_norm_([reference], 0.5)
+            optimizer.step()
+        clip_(gradient, gradient.norm(dim=1), 0.5)
+        adam.step(flat, gradient, torch.ones(3, dtype=torch.bool))
+    for row, reference in zip(flat, references, strict=True):
+        torch.testing.assert_close(row, reference.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_skipped_step_changes_only_nothing() -> None:
+    flat = torch.randn(2, 20, generator=torch.Generator().manual_seed(1))
+    alone = flat[1:].clone()
+    adam, adam_alone = Adam(flat, 0.1), Adam(alone, 0.1)
+    for step in range(6):
+        gradient = torch.full((2, 20), 0.5 + step)
+        applies = torch.tensor([True, True])
+        if step in (0, 3):
+            gradient[0, 3] = math.inf
+            applies[0] = False
+            before = flat[0].clone(), adam.first[0].clone(), adam.second[0].clone()
+        norm = gradient.norm(dim=1)
+        clip_(gradient, norm, 1e9)
+        adam.step(flat, gradient, applies)
+        if not applies[0]:
+            after = flat[0], adam.first[0], adam.second[0]
+            assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+        adam_alone.step(alone, torch.full((1, 20), 0.5 + step), torch.tensor([True]))
+    assert adam.steps.tolist() == [4, 6]
+    assert torch.equal(flat[1], alone[0])
+
+
+def test_loss_scale_halves_for_the_overflowing_seed_alone_and_doubles_after_a_long_run() -> None:
+    scaler = LossScaler(2, CPU, enabled=True)
+    scaler.update(torch.tensor([False, True]))
+    assert scaler.scale.tolist() == [INITIAL_SCALE / 2, INITIAL_SCALE]
+    for _ in range(1999):
+        scaler.update(torch.tensor([True, True]))
+    assert scaler.scale.tolist() == [INITIAL_SCALE / 2, INITIAL_SCALE * 2]
+    scaler.update(torch.tensor([True, True]))
+    assert scaler.scale.tolist() == [INITIAL_SCALE, INITIAL_SCALE * 2]
+
+
+def test_an_overflow_at_the_smallest_scale_is_beyond_cure() -> None:
+    scaler = LossScaler(1, CPU, enabled=True)
+    halvings = 0
+    while not scaler.update(torch.tensor([False])).item():
+        halvings += 1
+    assert halvings == math.log2(INITIAL_SCALE / SMALLEST_SCALE)
+
+
+def test_without_loss_scaling_nothing_is_cured() -> None:
+    scaler = LossScaler(2, CPU, enabled=False)
+    assert scaler.update(torch.tensor([True, False])).tolist() == [False, True]
+    assert scaler.scale.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("losses", "best_epoch", "stops_at"),
+    [
+        ([5, 4, 3, 2, 1], 5, None),
+        ([5, 4, 4.5, 4.5, 4.5], 2, 5),
+        ([5, 4.9995, 4.9991, 4.9988], 4, None),  # slow progress adds up to an improvement
+        ([5, 4.9998, 4.9997, 4.9996, 4.9995], 4, 4),  # too slow: stops, yet the lowest loss is the best
+        ([5, 5, 5, 5], 1, 4),
+    ],
+)
+def test_early_stopping(losses: list[float], best_epoch: int, stops_at: int | None) -> None:
+    stopping = EarlyStopping(patience=3, min_improvement=0.001)
+    stopped = None
+    for epoch, loss in enumerate(losses, start=1):
+        stopping.update(epoch, loss)
+        if stopping.is_exhausted(epoch):
+            stopped = epoch
+            break
+    assert stopped == stops_at
+    assert stopping.best_epoch == best_epoch

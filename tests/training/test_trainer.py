@@ -1,0 +1,176 @@
+"""The trainer against a plain loop of the definition with torch's own optimiser, and its promises about seeds."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from newllm.config import TrainConfig
+from newllm.errors import UserError
+from newllm.model.definition import ModelShape, initial_parameters, logits
+from newllm.model.streams import dropout_masks, random_stream
+from newllm.training import trainer
+from newllm.training.device import choose_device, full_study_seconds
+from newllm.training.evaluation import loss_and_accuracy
+from newllm.training.trainer import train
+
+SHAPE = ModelShape(vocabulary_size=20, embedding_dim=8, context_dim=6, hidden_size=12, num_layers=2)
+
+
+def settings(**changes: object) -> TrainConfig:
+    values = {
+        "seeds": [0, 1, 2],
+        "epochs": 3,
+        "batch_size": 32,
+        "base_learning_rate": 0.02,
+        "base_batch_size": 16,
+        "precision": "fp32",
+        "gradient_clipping": [[1, 0.5], [2, 1.0]],
+        "patience": 30,
+        "min_improvement": 0.001,
+    }
+    return TrainConfig.model_validate(values | changes)
+
+
+def windows(count: int, seed: int) -> Tensor:
+    """Windows in which the next token often follows from the last: something to learn; some end in padding."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randint(1, 20, (count, 10), generator=generator)
+    for t in range(1, 10):
+        follows = torch.rand(count, generator=generator) < 0.8
+        rows[:, t] = torch.where(follows, (rows[:, t - 1] * 3) % 19 + 1, rows[:, t])
+    rows[::4, 7:] = 0
+    return rows.int()
+
+
+DATA = windows(300, 1), windows(61, 2)
+
+
+def plain_loop(seed: int, config: TrainConfig, dropout: float) -> tuple[list[float], list[float], dict[str, Tensor]]:
+    """One seed by the definition with autograd, torch.optim.Adam and clip_grad_norm_."""
+    parameters = {name: p.requires_grad_() for name, p in initial_parameters(SHAPE, [seed]).items()}
+    optimizer = torch.optim.Adam(list(parameters.values()), lr=config.learning_rate)
+    train_losses, val_losses, step = [], [], 0
+    for epoch in range(1, config.epochs + 1):
+        order = torch.randperm(len(DATA[0]), generator=random_stream(seed, "shuffling", epoch))
+        total, count = 0.0, 0
+        for batch in order.split(config.batch_size):
+            rows = DATA[0][batch].long()[None]
+            keep = dropout_masks([seed], step, (2, 9, len(batch), 12), dropout, torch.device("cpu"))
+            outputs = logits(parameters, rows[:, :, :-1], keep, dropout)
+            targets = rows[:, :, 1:]
+            loss = cross_entropy(outputs.flatten(0, 2), targets.flatten(), ignore_index=0)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_gradient_norm(epoch))
+            optimizer.step()
+            targets_count = int((targets != 0).sum())
+            total, count, step = total + loss.item() * targets_count, count + targets_count, step + 1
+        train_losses.append(total / count)
+        with torch.no_grad():
+            outputs = logits(parameters, DATA[1].long()[None, :, :-1])
+        targets = DATA[1].long()[:, 1:]
+        val_losses.append(cross_entropy(outputs.flatten(0, 2), targets.flatten(), ignore_index=0).item())
+    return train_losses, val_losses, {name: p.detach() for name, p in parameters.items()}
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_training_equals_a_plain_loop(dropout: float) -> None:
+    config = settings(seeds=[5])
+    trained = train(SHAPE, dropout, config, DATA)
+    train_losses, val_losses, parameters = plain_loop(5, config, dropout)
+    assert [row.train_loss for row in trained.curves] == pytest.approx(train_losses, rel=1e-5)
+    assert [row.val_loss for row in trained.curves] == pytest.approx(val_losses, rel=1e-5)
+    assert trained.results[0].best_epoch == 3
+    for name, value in trained.parameters.items():
+        # Adam divides by the gradient's size, so entries with hardly any gradient differ more than by rounding
+        assert (value - parameters[name]).norm() <= 1e-3 * parameters[name].norm(), name
+
+
+def test_the_same_seed_gives_the_same_bits_whatever_its_neighbours() -> None:
+    together = train(SHAPE, 0.1, settings(), DATA)
+    alone = train(SHAPE, 0.1, settings(seeds=[2]), DATA)
+    for name, value in alone.parameters.items():
+        assert torch.equal(together.parameters[name][2], value[0]), name
+    numbers = [
+        [(row.epoch, row.train_loss, row.val_loss, row.gradient_norm) for row in run.curves if row.seed == 2]
+        for run in (together, alone)
+    ]
+    assert numbers[0] == numbers[1]
+    assert not torch.equal(together.parameters["output.weight"][0], together.parameters["output.weight"][1])
+
+
+def test_a_stack_trains_what_single_seeds_train() -> None:
+    stacked = train(SHAPE, 0.1, settings(), DATA, stack_size=3)
+    single = train(SHAPE, 0.1, settings(), DATA)
+    assert [row.seed for row in stacked.curves] == [row.seed for row in single.curves]
+    assert [row.val_loss for row in stacked.curves] == pytest.approx([row.val_loss for row in single.curves], rel=1e-5)
+    for name, value in single.parameters.items():
+        assert (stacked.parameters[name] - value).norm() <= 1e-3 * value.norm(), name
+
+
+def test_kept_parameters_are_those_of_the_best_epoch() -> None:
+    trained = train(SHAPE, 0.0, settings(epochs=40, base_learning_rate=0.1, patience=10), DATA)
+    losses, _ = loss_and_accuracy(trained.parameters, DATA[1], 7, torch.float32)
+    for seed, loss in enumerate(losses.tolist()):
+        curve = [row.val_loss for row in trained.curves if row.seed == seed]
+        result = trained.results[seed]
+        assert result.best_epoch == curve.index(min(curve)) + 1
+        assert loss == pytest.approx(min(curve), rel=1e-5)
+        assert result.epochs_run == len(curve)
+    assert any(result.best_epoch < result.epochs_run for result in trained.results)
+
+
+def test_early_stopping_in_a_stack_leaves_the_others_as_they_are() -> None:
+    config = settings(epochs=40, base_learning_rate=0.1, patience=4)
+    stacked = train(SHAPE, 0.0, config, DATA, stack_size=3)
+    single = train(SHAPE, 0.0, config, DATA)
+    assert {r.stopped_early for r in single.results} == {True}
+    assert len({r.epochs_run for r in single.results}) > 1, "seeds should stop at different epochs for this test"
+    assert [r.epochs_run for r in stacked.results] == [r.epochs_run for r in single.results]
+
+
+def test_a_loss_that_is_not_finite_names_depth_seed_epoch_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = trainer.cross_entropy
+    calls = 0
+
+    def failing(*arguments: object) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        losses, correct = original(*arguments)  # type: ignore[arg-type]
+        return (losses * math.nan if calls == 12 else losses), correct
+
+    monkeypatch.setattr(trainer, "cross_entropy", failing)
+    with pytest.raises(UserError, match=r"2 layers, seed 0, epoch 2, step 2: .*not finite.*base_learning_rate"):
+        train(SHAPE, 0.0, settings(), DATA)
+
+
+def test_evaluation_does_not_depend_on_the_batch() -> None:
+    parameters = initial_parameters(SHAPE, [0, 1])
+    whole = loss_and_accuracy(parameters, DATA[1], 100, torch.float32)
+    pieces = loss_and_accuracy(parameters, DATA[1], 4, torch.float32)
+    for a, b in zip(whole, pieces, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=0)
+    assert whole[0].tolist() == pytest.approx([math.log(20)] * 2, abs=0.02)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="fp16 is right where there is a GPU")
+def test_fp16_without_a_gpu_says_what_to_set_and_how_long() -> None:
+    with pytest.raises(UserError, match=r"train\.precision.*fp32.*dvc exp run -S train\.precision=fp32.*\d days"):
+        choose_device("fp16")
+    assert full_study_seconds() > 3600
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
+def test_training_on_a_gpu_follows_the_cpu(precision: str) -> None:
+    on_gpu = DATA[0].cuda(), DATA[1].cuda()
+    config = settings(epochs=8, precision=precision)
+    gpu = train(SHAPE, 0.0, config, on_gpu)
+    cpu = train(SHAPE, 0.0, settings(epochs=8), DATA)
+    tolerance = 1e-4 if precision == "fp32" else 0.03
+    assert [row.val_loss for row in gpu.curves] == pytest.approx([row.val_loss for row in cpu.curves], rel=tolerance)
+    again = train(SHAPE, 0.0, config, on_gpu)
+    assert [row.val_loss for row in gpu.curves] == pytest.approx([row.val_loss for row in again.curves], rel=1e-4)
