@@ -1,10 +1,10 @@
 """The schema of params.yaml: every parameter with its type and range, no default and nothing unknown allowed.
 
-The file itself holds all values, so what a run used is always written down; this module only checks.
+The file itself holds all values, so what a run used is always written down. This module only checks and computes
+nothing, so it is no dependency of the stages: a new parameter does not make them run again.
 """
 
 import difflib
-import math
 import re
 from collections.abc import Mapping
 from itertools import pairwise
@@ -99,15 +99,6 @@ class TrainConfig(_Section):
         if epochs[0] != 1 or any(later <= earlier for earlier, later in pairwise(epochs)):
             raise ValueError("epochs must start at 1 and increase")
         return schedule
-
-    @property
-    def learning_rate(self) -> float:
-        """Base rate scaled by the square root of the relative batch size."""
-        return self.base_learning_rate * math.sqrt(self.batch_size / self.base_batch_size)
-
-    def max_gradient_norm(self, epoch: int) -> float:
-        """The clipping threshold of an epoch, counted from 1."""
-        return [norm for start, norm in self.gradient_clipping if start <= epoch][-1]
 
 
 class StudyConfig(_Section):

@@ -8,6 +8,7 @@ import torch
 from newllm.model.definition import ModelShape, initial_parameters
 from newllm.training.early_stopping import EarlyStopping
 from newllm.training.loss_scaling import INITIAL_SCALE, SMALLEST_SCALE, LossScaler
+from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
 from newllm.training.stack import Adam, clip_, flatten, unflatten
 
 CPU = torch.device("cpu")
@@ -109,3 +110,9 @@ def test_early_stopping(losses: list[float], best_epoch: int, stops_at: int | No
             break
     assert stopped == stops_at
     assert stopping.best_epoch == best_epoch
+
+
+def test_schedules_of_the_study() -> None:
+    assert scaled_learning_rate(1e-4, 2048, 32) == 8e-4
+    norms = [max_gradient_norm([[1, 0.5], [11, 1.0], [31, 2.0]], epoch) for epoch in (1, 10, 11, 30, 31, 150)]
+    assert norms == [0.5, 0.5, 1.0, 1.0, 2.0, 2.0]

@@ -14,6 +14,7 @@ from newllm.model.streams import dropout_masks, random_stream
 from newllm.training import trainer
 from newllm.training.device import choose_device, full_study_seconds
 from newllm.training.evaluation import loss_and_accuracy
+from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
 from newllm.training.trainer import train
 
 SHAPE = ModelShape(vocabulary_size=20, embedding_dim=8, context_dim=6, hidden_size=12, num_layers=2)
@@ -51,7 +52,7 @@ DATA = windows(300, 1), windows(61, 2)
 def plain_loop(seed: int, config: TrainConfig, dropout: float) -> tuple[list[float], list[float], dict[str, Tensor]]:
     """One seed by the definition with autograd, torch.optim.Adam and clip_grad_norm_."""
     parameters = {name: p.requires_grad_() for name, p in initial_parameters(SHAPE, [seed]).items()}
-    optimizer = torch.optim.Adam(list(parameters.values()), lr=config.learning_rate)
+    optimizer = torch.optim.Adam(list(parameters.values()), lr=scaled_learning_rate(0.02, 32, 16))
     train_losses, val_losses, step = [], [], 0
     for epoch in range(1, config.epochs + 1):
         order = torch.randperm(len(DATA[0]), generator=random_stream(seed, "shuffling", epoch))
@@ -64,7 +65,9 @@ def plain_loop(seed: int, config: TrainConfig, dropout: float) -> tuple[list[flo
             loss = cross_entropy(outputs.flatten(0, 2), targets.flatten(), ignore_index=0)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_gradient_norm(epoch))
+            torch.nn.utils.clip_grad_norm_(
+                list(parameters.values()), max_gradient_norm(config.gradient_clipping, epoch)
+            )
             optimizer.step()
             targets_count = int((targets != 0).sum())
             total, count, step = total + loss.item() * targets_count, count + targets_count, step + 1
@@ -167,10 +170,10 @@ def test_fp16_without_a_gpu_says_what_to_set_and_how_long() -> None:
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 def test_training_on_a_gpu_follows_the_cpu(precision: str) -> None:
     on_gpu = DATA[0].cuda(), DATA[1].cuda()
-    config = settings(epochs=8, precision=precision)
+    config = settings(epochs=2, precision=precision)  # rounding grows with every step
     gpu = train(SHAPE, 0.0, config, on_gpu)
-    cpu = train(SHAPE, 0.0, settings(epochs=8), DATA)
-    tolerance = 1e-4 if precision == "fp32" else 0.03
+    cpu = train(SHAPE, 0.0, settings(epochs=2), DATA)
+    tolerance = 1e-4 if precision == "fp32" else 3e-3
     assert [row.val_loss for row in gpu.curves] == pytest.approx([row.val_loss for row in cpu.curves], rel=tolerance)
     again = train(SHAPE, 0.0, config, on_gpu)
     assert [row.val_loss for row in gpu.curves] == pytest.approx([row.val_loss for row in again.curves], rel=1e-4)

@@ -1,6 +1,5 @@
 """Trained weights on the disk: models/<depth>/weights.safetensors and the record of the training beside it."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from newllm.config import Precision
 from newllm.errors import UserError
 from newllm.files import atomic_path, read_json, write_json
 from newllm.model.definition import ModelShape, Parameters
-from newllm.training.trainer import SeedResult, Training
+from newllm.training.results import SeedResult, Training
 
 WEIGHTS = "weights.safetensors"
 RECORD = "training.json"
@@ -25,8 +24,8 @@ class TrainingRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     shape: ModelShape
-    parameters: dict[str, Any]  # model.dropout and all of train, as in params.yaml
-    data_sha256: dict[str, str]  # of the windows files that were trained and validated on
+    parameters: dict[str, Any]  # sections model (without the depth) and train of params.yaml
+    data_sha256: str  # of the training windows
     device: str
     precision: Precision
     torch_version: str
@@ -78,8 +77,3 @@ def load(folder: Path, num_layers: int) -> tuple[Parameters, TrainingRecord]:
     if not all(value.isfinite().all() for value in parameters.values()):
         raise UserError(f"{path}: holds numbers that are not finite; {remedy}")
     return {name: parameters[name].to(torch.float32) for name in expected}, training
-
-
-def seed_rows(record: TrainingRecord) -> list[dict[str, Any]]:
-    """The seeds' results as dictionaries, in the order of the stack."""
-    return [asdict(result) for result in record.seeds]

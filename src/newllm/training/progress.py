@@ -13,11 +13,12 @@ LINE_INTERVAL = 15.0  # seconds between plain lines
 class Progress:
     """Shows depth, epoch, losses, tokens a second and time left of a training of `epochs` epochs x `rounds` stacks."""
 
-    def __init__(self, num_layers: int, epochs: int, rounds: int, steps: int) -> None:
+    def __init__(self, num_layers: int, epochs: int, rounds: int, steps: int, silent: bool = False) -> None:
         self._title = f"{num_layers} layer{'s' if num_layers > 1 else ''}"
         self._epochs, self._steps = epochs, steps
         self._started = self._last_line = time.monotonic()
-        terminal = sys.stderr.isatty()
+        self._silent = silent
+        terminal = sys.stderr.isatty() and not silent
         self._bar = tqdm(
             total=epochs * rounds * steps, desc=self._title, unit="step", disable=not terminal, dynamic_ncols=True
         )
@@ -42,6 +43,8 @@ class Progress:
         )
         self._bar.set_postfix_str(text, refresh=False)
         now = time.monotonic()
+        if self._silent:
+            return
         if self._bar.disable and (epoch in (1, self._epochs) or now - self._last_line >= LINE_INTERVAL):
             self._last_line = now
             total = self._bar.total or 1

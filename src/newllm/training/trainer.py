@@ -3,14 +3,13 @@
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
 from newllm.config import TrainConfig
 from newllm.errors import UserError
-from newllm.model.definition import ModelShape, Parameters, initial_parameters
+from newllm.model.definition import ModelShape, initial_parameters
 from newllm.model.head import cross_entropy
 from newllm.model.scan import hidden_states
 from newllm.model.streams import dropout_masks, random_stream
@@ -19,48 +18,9 @@ from newllm.training.early_stopping import EarlyStopping
 from newllm.training.evaluation import PAD_ID, loss_and_accuracy
 from newllm.training.loss_scaling import LossScaler
 from newllm.training.progress import Progress
+from newllm.training.results import EpochRow, SeedResult, Training
+from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
 from newllm.training.stack import Adam, clip_, flatten, unflatten
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """One seed's epoch: losses in nats, accuracy as a fraction, the mean gradient norm before clipping.
-
-    `seconds` is the seed's share of the stack's time, validation included.
-    """
-
-    num_layers: int
-    seed: int
-    epoch: int
-    train_loss: float
-    val_loss: float
-    val_ppl: float
-    val_accuracy: float
-    gradient_norm: float
-    loss_scale: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class SeedResult:
-    """What training one seed came to; tokens a second are those of its whole stack, padding included."""
-
-    seed: int
-    best_epoch: int
-    epochs_run: int
-    stopped_early: bool
-    train_loss: float
-    train_seconds: float
-    tokens_per_second: float
-
-
-@dataclass(frozen=True)
-class Training:
-    """The best epoch's parameters [S, ...] of every seed on the CPU, all epochs, and a summary of each seed."""
-
-    parameters: Parameters
-    curves: list[EpochRow]
-    results: list[SeedResult]
 
 
 def train(
@@ -89,7 +49,7 @@ def train(
     trained = []
     with Progress(shape.num_layers, config.epochs, len(stacks), steps) as progress:
         for seeds in stacks:
-            trained.append(_Trainer(shape, dropout, config, windows, seeds, progress).run())
+            trained.append(StackTrainer(shape, dropout, config, windows, seeds, progress).run())
     return Training(
         {name: torch.cat([one.parameters[name] for one in trained]) for name in trained[0].parameters},
         [row for one in trained for row in one.curves],
@@ -97,7 +57,7 @@ def train(
     )
 
 
-class _Trainer:
+class StackTrainer:
     """The state of a stack of seeds in training; seeds that have stopped leave the stack."""
 
     def __init__(
@@ -114,7 +74,8 @@ class _Trainer:
         self.device = self.windows.device
         self.seeds = list(seeds)
         self.flat = flatten(initial_parameters(shape, seeds), shape).to(self.device)
-        self.adam = Adam(self.flat, config.learning_rate)
+        rate = scaled_learning_rate(config.base_learning_rate, config.batch_size, config.base_batch_size)
+        self.adam = Adam(self.flat, rate)
         self.scaler = LossScaler(len(seeds), self.device, enabled=config.precision == "fp16")
         self.best = {seed: self.flat[index].clone() for index, seed in enumerate(seeds)}
         self.stopping = {seed: EarlyStopping(config.patience, config.min_improvement) for seed in seeds}
@@ -144,9 +105,10 @@ class _Trainer:
         count, batch_size = len(self.windows), self.config.batch_size
         shuffled = [torch.randperm(count, generator=random_stream(seed, "shuffling", epoch)) for seed in self.seeds]
         order = torch.stack(shuffled).to(self.device, non_blocking=True)
-        totals = _EpochTotals(len(self.seeds), self.device)
+        max_norm = max_gradient_norm(self.config.gradient_clipping, epoch)
+        totals = EpochTotals(len(self.seeds), self.device)
         for index, batch in enumerate(order.split(batch_size, dim=1)):
-            self._step(self.windows[batch], self.config.max_gradient_norm(epoch), totals, index)
+            self.train_step(self.windows[batch], max_norm, totals, index)
             self.progress.step()
         val_loss, val_accuracy = loss_and_accuracy(
             unflatten(self.flat, self.shape), self.validation, batch_size, DTYPES[self.config.precision]
@@ -166,7 +128,7 @@ class _Trainer:
         self.progress.epoch(self.seeds, epoch, (means[0], means[1]), self._tokens() * len(rows) / seconds)
         return rows
 
-    def _step(self, batch: Tensor, max_norm: float, totals: "_EpochTotals", index: int) -> None:
+    def train_step(self, batch: Tensor, max_norm: float, totals: "EpochTotals", index: int) -> None:
         """One optimisation step on windows [S, B, T + 1]; nothing here waits for the device."""
         inputs, targets = batch[:, :, :-1], batch[:, :, 1:]
         size = (self.shape.num_layers, inputs.shape[2], inputs.shape[1], self.shape.hidden_size)
@@ -227,7 +189,7 @@ class _Trainer:
         )
 
 
-class _EpochTotals:
+class EpochTotals:
     """Sums over the steps of an epoch, for each seed, on the device."""
 
     def __init__(self, num_seeds: int, device: torch.device) -> None:
@@ -253,8 +215,3 @@ class _EpochTotals:
 
 def _perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))  # exp overflows a double beyond
-
-
-def as_rows(curves: Sequence[EpochRow]) -> list[dict[str, float | int]]:
-    """Curves as dictionaries, for a table."""
-    return [asdict(row) for row in curves]

@@ -1,0 +1,35 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test repro bench lint clean
+PYTHON ?= python3
+BIN := $(CURDIR)/.venv/bin
+export PATH := $(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+help: ## what there is to make
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1|/' | awk -F'|' '{printf "make %-8s %s\n", $$1, $$2}'
+
+.venv/installed: requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@touch $@
+
+setup: .venv/installed ## a virtual environment in .venv with the pinned packages
+
+demo: setup ## the whole pipeline on a small generated corpus, on a CPU, in build/demo
+	@python demo/run.py
+
+test: setup ## all tests
+	@python -m pytest -n 2 --dist worksteal
+
+repro: setup ## the full study (WikiText-2, a GPU)
+	dvc repro
+
+bench: setup ## speed: plain loop, this trainer and torch's LSTM side by side
+	@python -m benchmarks.bench
+
+lint: setup ## ruff and mypy
+	@ruff check . && ruff format --check . && mypy
+
+clean: ## removes what demo and tests left; the environment, data and results stay
+	rm -rf build .pytest_cache .hypothesis .mypy_cache .ruff_cache

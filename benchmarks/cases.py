@@ -1,0 +1,137 @@
+"""What is timed: one training step of each case, ready to be called again and again."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from newllm.config import TrainConfig
+from newllm.model.definition import ModelShape, initial_parameters, logits
+from newllm.model.streams import dropout_masks
+from newllm.training.device import DTYPES
+from newllm.training.progress import Progress
+from newllm.training.trainer import EpochTotals, StackTrainer
+
+LENGTH = 63  # positions of a window
+VOCABULARY_SIZE = 1000
+DROPOUT = 0.1
+LEARNING_RATE = 8e-4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the benchmark; `prepare` builds the state and returns the step to time."""
+
+    name: str
+    num_layers: int
+    num_seeds: int
+    flops_per_position: int
+    prepare: Callable[[], Callable[[], None]]
+
+
+def study_shape(num_layers: int) -> ModelShape:
+    """The study's sizes at a depth."""
+    return ModelShape(VOCABULARY_SIZE, 256, 256, 512, num_layers)
+
+
+def random_windows(batch: int, device: torch.device) -> Tensor:
+    """Ids [B, T + 1] like the corpus: about a third of all words are `<unk>` (1), and nothing is padding."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, VOCABULARY_SIZE, (batch, LENGTH + 1), generator=generator)
+    ids[torch.rand(ids.shape, generator=generator) < 0.3] = 1
+    return ids.int().to(device)
+
+
+def plain_loop(num_layers: int, batch: int, device: torch.device, precision: str) -> Case:
+    """The definition, position by position, with autograd, autocast and torch's own Adam: one seed."""
+    shape = study_shape(num_layers)
+
+    def prepare() -> Callable[[], None]:
+        parameters = {name: p.to(device).requires_grad_() for name, p in initial_parameters(shape, [0]).items()}
+        weights = list(parameters.values())
+        size = (num_layers, LENGTH, batch, shape.hidden_size)
+        windows = random_windows(batch, device).long()[None]
+        optimise = _torch_optimiser(weights, device, precision)
+        step = 0
+
+        def run() -> None:
+            nonlocal step
+            keep = dropout_masks([0], step, size, DROPOUT, device)
+            step += 1
+            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):  # type: ignore[index]
+                outputs = logits(parameters, windows[:, :, :-1], keep, DROPOUT)
+                loss = cross_entropy(outputs.flatten(0, 2), windows[:, :, 1:].flatten(), ignore_index=0)
+            optimise(loss)
+
+        return run
+
+    return Case("plain_loop", num_layers, 1, shape.flops_per_position, prepare)
+
+
+def lstm(batch: int, device: torch.device, precision: str) -> Case:
+    """torch.nn.LSTM with one layer of 512 (2.35 M parameters), the same head and optimiser: one seed."""
+    embedding_dim, hidden_size = 256, 512
+
+    def prepare() -> Callable[[], None]:
+        embedding = nn.Embedding(VOCABULARY_SIZE, embedding_dim).to(device)
+        recurrent = nn.LSTM(embedding_dim, hidden_size, batch_first=True).to(device)
+        head = nn.Linear(hidden_size, VOCABULARY_SIZE).to(device)
+        weights = [p for module in (embedding, recurrent, head) for p in module.parameters()]
+        windows = random_windows(batch, device).long()
+        optimise = _torch_optimiser(weights, device, precision)
+
+        def run() -> None:
+            with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):  # type: ignore[index]
+                hidden = nn.functional.dropout(recurrent(embedding(windows[:, :-1]))[0], DROPOUT)
+                loss = cross_entropy(head(hidden).flatten(0, 1), windows[:, 1:].flatten(), ignore_index=0)
+            optimise(loss)
+
+        return run
+
+    products = 4 * hidden_size * (embedding_dim + hidden_size) + VOCABULARY_SIZE * hidden_size
+    return Case("lstm", 1, 1, 6 * products, prepare)
+
+
+def engine(num_layers: int, num_seeds: int, batch: int, device: torch.device, precision: str) -> Case:
+    """This project's trainer with a stack of seeds."""
+    shape = study_shape(num_layers)
+
+    def prepare() -> Callable[[], None]:
+        config = TrainConfig(
+            seeds=list(range(num_seeds)),
+            epochs=1,
+            batch_size=batch,
+            base_learning_rate=LEARNING_RATE,
+            base_batch_size=batch,
+            precision=precision,  # type: ignore[arg-type]
+            gradient_clipping=[[1, 0.5]],
+            patience=1,
+            min_improvement=0,
+        )
+        windows = random_windows(batch, device)
+        trainer = StackTrainer(
+            shape, DROPOUT, config, (windows, windows), config.seeds, Progress(num_layers, 1, 1, 1, silent=True)
+        )
+        totals = EpochTotals(num_seeds, device)
+        stacked = windows.expand(num_seeds, *windows.shape)
+        return lambda: trainer.train_step(stacked, 0.5, totals, 0)
+
+    return Case("engine", num_layers, num_seeds, shape.flops_per_position, prepare)
+
+
+def _torch_optimiser(weights: Sequence[Tensor], device: torch.device, precision: str) -> Callable[[Tensor], None]:
+    """Backward, loss scaling, clipping and Adam as torch offers them."""
+    optimizer = torch.optim.Adam(weights, lr=LEARNING_RATE)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+    def optimise(loss: Tensor) -> None:
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        nn.utils.clip_grad_norm_(weights, 0.5)
+        scaler.step(optimizer)
+        scaler.update()
+
+    return optimise

@@ -1,0 +1,191 @@
+"""The comparison of depths as numbers: the headline, the series that the plots draw, and what is not as prescribed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_TRAINING
+from newllm.analysis.results import CurveRow, DepthResult
+from newllm.analysis.statistics import Estimate, difference_interval, mean_interval
+from newllm.errors import UserError
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results of all depths, shallowest first, with the studied and the baseline depth among them.
+
+    Attributes:
+        results: one entry a depth.
+        studied: the depth under study (`model.num_layers`).
+        baseline: the depth compared with (`study.baseline_num_layers`).
+        data_deviations: in words, how text or prediction task differ from the specification; if they do, the
+            published points are of something else.
+        training_deviations: in words, how model, training, seeds or depths differ from the specification.
+    """
+
+    results: tuple[DepthResult, ...]
+    studied: DepthResult
+    baseline: DepthResult
+    data_deviations: tuple[str, ...]
+    training_deviations: tuple[str, ...]
+
+    @property
+    def best(self) -> DepthResult:
+        """The depth of the lowest mean validation perplexity; the shallowest of equals."""
+        return min(self.results, key=lambda result: mean_interval(result.over_seeds("val_ppl")).mean)
+
+    @property
+    def num_seeds(self) -> int:
+        """Seeds a depth, the same for all."""
+        return len(self.studied.runs.seeds)
+
+    @property
+    def matches_published_data(self) -> bool:
+        """Whether the published points stand for the same text and vocabulary."""
+        return not self.data_deviations
+
+    def difference(self, result: DepthResult, name: str) -> Estimate | None:
+        """A figure's difference from the baseline depth, with Welch's interval; None for the baseline itself."""
+        if result is self.baseline:
+            return None
+        return difference_interval(result.over_seeds(name), self.baseline.over_seeds(name))
+
+
+def compare(
+    results: Sequence[DepthResult], num_layers: int, baseline_num_layers: int, data_parameters: Mapping[str, Any]
+) -> Comparison:
+    """Puts the depths side by side.
+
+    Args:
+        results: what `load_results` gave.
+        num_layers: the studied depth.
+        baseline_num_layers: the depth to compare with.
+        data_parameters: the `data` section of params.yaml, for what the runs do not record themselves.
+
+    Raises:
+        UserError: the studied or the baseline depth is not among the results.
+    """
+    studied = _find(results, num_layers, "model.num_layers")
+    baseline = _find(results, baseline_num_layers, "study.baseline_num_layers")
+    recorded = studied.runs.parameters
+    data_deviations = _deviations(STUDY_DATA, recorded, {f"data.{name}": v for name, v in data_parameters.items()})
+    training_deviations = _deviations(STUDY_TRAINING, recorded, {}) + _coverage(results)
+    return Comparison(tuple(results), studied, baseline, tuple(data_deviations), tuple(training_deviations))
+
+
+def headline(comparison: Comparison) -> dict[str, Any]:
+    """What `metrics/summary.json` holds: keys of half-widths are absent where one seed gives no interval."""
+    studied, baseline, best = comparison.studied, comparison.baseline, comparison.best
+    difference: dict[str, float] = {}
+    for name in ("val_ppl", "test_ppl"):
+        difference |= _with_interval(name, comparison.difference(studied, name) or Estimate(0.0, None))
+    return {
+        "num_layers": studied.num_layers,
+        "num_seeds": comparison.num_seeds,
+        **_with_interval("val_ppl", mean_interval(studied.over_seeds("val_ppl"))),
+        **_with_interval("test_ppl", mean_interval(studied.over_seeds("test_ppl"))),
+        "val_accuracy": mean_interval(studied.over_seeds("val_accuracy")).mean,
+        "baseline": {
+            "num_layers": baseline.num_layers,
+            "val_ppl": mean_interval(baseline.over_seeds("val_ppl")).mean,
+            "test_ppl": mean_interval(baseline.over_seeds("test_ppl")).mean,
+        },
+        "difference_from_baseline": difference,
+        "best": {"num_layers": best.num_layers, "val_ppl": mean_interval(best.over_seeds("val_ppl")).mean},
+    }
+
+
+def learning_curves(results: Iterable[DepthResult]) -> list[dict[str, float]]:
+    """One row a depth and epoch: means over the seeds that trained in that epoch, and the extremes of perplexity.
+
+    A seed that stopped early takes no part in later epochs, so that no value is invented; `num_seeds` says how many
+    are left, and a step in the mean where it falls is a change of company, not of a model. `val_ppl` is the mean of
+    the seeds' perplexities. Losses in nats.
+    """
+    rows = []
+    for result in results:
+        for epoch in range(1, max(run.epochs_run for run in result.runs.seeds) + 1):
+            rows.append(_mean_epoch([row for row in result.curve if row.epoch == epoch]))
+    return rows
+
+
+def perplexity_by_depth(results: Iterable[DepthResult]) -> list[dict[str, float | None]]:
+    """One row a depth: mean perplexities with the bounds of their 95 % intervals (None for one seed)."""
+    rows = []
+    for result in results:
+        val_ppl = mean_interval(result.over_seeds("val_ppl"))
+        test_ppl = mean_interval(result.over_seeds("test_ppl"))
+        rows.append(
+            {
+                "num_layers": result.num_layers,
+                "num_params": result.metrics.num_params,
+                "num_seeds": len(result.runs.seeds),
+                "val_ppl": val_ppl.mean,
+                "val_ppl_low": val_ppl.low,
+                "val_ppl_high": val_ppl.high,
+                "test_ppl": test_ppl.mean,
+                "test_ppl_low": test_ppl.low,
+                "test_ppl_high": test_ppl.high,
+                "val_accuracy": mean_interval(result.over_seeds("val_accuracy")).mean,
+                "train_seconds": mean_interval(result.over_seeds("train_seconds")).mean,
+            }
+        )
+    return rows
+
+
+def _find(results: Sequence[DepthResult], depth: int, parameter: str) -> DepthResult:
+    for result in results:
+        if result.num_layers == depth:
+            return result
+    depths = ", ".join(str(result.num_layers) for result in results)
+    raise UserError(
+        f"parameter {parameter}: found {depth}, which is not among the depths of this report ({depths}); "
+        f"set it to one of them, or add {depth} to the depths of train, evaluate and report in dvc.yaml "
+        f"and run `dvc repro`"
+    )
+
+
+def _deviations(
+    study: Mapping[str, tuple[str, object]], recorded: Mapping[str, Any], otherwise: Mapping[str, Any]
+) -> list[str]:
+    deviations = []
+    for name, (words, prescribed) in study.items():
+        name_alone = name.rpartition(".")[2]
+        found = recorded.get(name, recorded.get(name_alone, otherwise.get(name, "not recorded")))
+        if found != prescribed:
+            deviations.append(f"{words} {found} instead of {prescribed}")
+    return deviations
+
+
+def _coverage(results: Sequence[DepthResult]) -> list[str]:
+    deviations = []
+    num_seeds = len(results[0].runs.seeds)
+    if num_seeds < STUDY_NUM_SEEDS:
+        deviations.append(f"{num_seeds} {'seed' if num_seeds == 1 else 'seeds'} instead of {STUDY_NUM_SEEDS}")
+    missing = sorted(set(STUDY_DEPTHS) - {result.num_layers for result in results})
+    if missing:
+        deviations.append(f"without the {'depth' if len(missing) == 1 else 'depths'} {', '.join(map(str, missing))}")
+    return deviations
+
+
+def _with_interval(name: str, estimate: Estimate) -> dict[str, float]:
+    if estimate.half_width is None:
+        return {name: estimate.mean}
+    return {name: estimate.mean, f"{name}_ci95": estimate.half_width}
+
+
+def _mean_epoch(rows: Sequence[CurveRow]) -> dict[str, float]:
+    perplexities = [row.val_ppl for row in rows]
+    return {
+        "num_layers": rows[0].num_layers,
+        "epoch": rows[0].epoch,
+        "num_seeds": len(rows),
+        "val_ppl": float(np.mean(perplexities)),
+        "val_ppl_min": min(perplexities),
+        "val_ppl_max": max(perplexities),
+        "train_loss": float(np.mean([row.train_loss for row in rows])),
+        "val_loss": float(np.mean([row.val_loss for row in rows])),
+        "val_accuracy": float(np.mean([row.val_accuracy for row in rows])),
+    }

@@ -1,0 +1,63 @@
+"""Trains one depth with all seeds: models/<depth>/ and plots/curves/<depth>.csv."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from newllm.config import load_config
+from newllm.data.windows import load_windows
+from newllm.errors import UserError
+from newllm.files import sha256, write_csv
+from newllm.model.definition import ModelShape
+from newllm.training.checkpoint import TrainingRecord, save
+from newllm.training.device import choose_device, describe
+from newllm.training.provenance import git_state
+from newllm.training.trainer import train
+from stages import run
+
+WINDOWS = Path("data/windows")
+
+
+def main() -> None:
+    """Reads params.yaml and the windows of the training and validation splits."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num-layers", type=int, required=True)
+    num_layers = parser.parse_args().num_layers
+    if num_layers < 1:
+        raise UserError(f"model.num_layers: found {num_layers}, expected 1 or more")
+    config = load_config(Path("params.yaml"))
+    device = choose_device(config.train.precision)
+    model = config.model
+    shape = ModelShape(
+        config.data.vocabulary_size, model.embedding_dim, model.context_dim, model.hidden_size, num_layers
+    )
+    arrays = [load_windows(WINDOWS / f"{split}.npy") for split in ("train", "validation")]
+    for array, split in zip(arrays, ("train", "validation"), strict=True):
+        if (largest := int(array.max())) >= shape.vocabulary_size:
+            raise UserError(
+                f"{WINDOWS / split}.npy: found id {largest}, expected less than data.vocabulary_size = "
+                f"{shape.vocabulary_size}; run `dvc repro tokenize`"
+            )
+    windows = tuple(torch.from_numpy(array.astype("int32")).to(device) for array in arrays)
+    print(f"{num_layers} layers, {shape.num_params:,} parameters, {config.train.precision}, {describe(device)}")
+    training = train(shape, model.dropout, config.train, (windows[0], windows[1]))
+    commit, dirty = git_state(Path.cwd())
+    record = TrainingRecord(
+        shape=shape,
+        parameters={"model": model.model_dump(exclude={"num_layers"}), "train": config.train.model_dump()},
+        data_sha256=sha256(WINDOWS / "train.npy"),
+        device=describe(device),
+        precision=config.train.precision,
+        torch_version=torch.__version__,
+        git_commit=commit,
+        git_dirty=dirty,
+        seeds=training.results,
+    )
+    save(Path("models") / str(num_layers), training, record)
+    write_csv(Path("plots/curves") / f"{num_layers}.csv", [asdict(row) for row in training.curves])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,189 @@
+"""The report's tables read back, and the pictures looked at as pixels."""
+
+import io
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from newllm.analysis.figures import draw_all
+from newllm.analysis.report import write_report
+from newllm.analysis.results import load_results
+from newllm.analysis.summary import Comparison, compare
+from tests.analysis.metrics_files import DATA, PARAMETERS, change_json, final_perplexity, write_all
+
+
+def comparison(root: Path, studied: int = 6, data: Any = DATA, **options: Any) -> Comparison:
+    depths = options.pop("depths", (1, 4, 6))
+    write_all(root, depths, **options)
+    return compare(load_results(depths, root / "metrics", root / "plots/curves"), studied, 6, data)
+
+
+def tables(report: str) -> list[list[list[str]]]:
+    """Every table's rows without header and rule."""
+    found: list[list[list[str]]] = [[]]
+    for line in report.splitlines():
+        if line.startswith("|"):
+            found[-1].append([cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]])
+        elif found[-1]:
+            found.append([])
+    return [table[2:] for table in found if table]
+
+
+def number(cell: str) -> float:
+    return float(cell.split(maxsplit=1)[0].replace(",", "").replace("−", "-"))
+
+
+def half_width(cell: str) -> float:
+    return float(cell.split("±")[1].split(maxsplit=1)[0])
+
+
+def test_table_of_depths_traces_to_the_inputs(tmp_path: Path) -> None:
+    rows = tables(write_report(comparison(tmp_path)))[0]
+    assert [row[0] for row in rows] == ["1", "4", "6"]
+    baseline = statistics.fmean(final_perplexity(6, seed) for seed in range(5))
+    for row, depth in zip(rows, (1, 4, 6), strict=True):
+        values = [final_perplexity(depth, seed) for seed in range(5)]
+        assert number(row[1]) == 1_426_152 + 262_656 * (depth - 1)
+        assert number(row[2]) == pytest.approx(statistics.fmean(values), abs=0.005)
+        assert half_width(row[2]) == pytest.approx(2.776445 * statistics.stdev(values) / 5**0.5, abs=0.005)
+        assert number(row[4]) == pytest.approx(statistics.fmean(values) - 1, abs=0.005)
+        assert number(row[5]) == pytest.approx(38.2, abs=0.005)
+        assert number(row[6]) == 39
+        assert [number(cell) for cell in row[7:]] == [2.8, 2.8, 10.0 * depth]
+        if depth == 6:
+            assert row[3] == "baseline"
+        else:
+            assert number(row[3]) == pytest.approx(statistics.fmean(values) - baseline, abs=0.005)
+
+
+def test_published_points_beside_ours(tmp_path: Path) -> None:
+    published, trajectory = tables(write_report(comparison(tmp_path)))[1:3]
+    assert [(row[0], row[2], row[4]) for row in published] == [
+        ("1", "20.40", "38.1 %"),
+        ("4", "20.10", "38.4 %"),
+        ("5", "20.50", "38.3 %"),
+        ("6", "20.60", "38.5 %"),
+        ("7", "21.77", "37.9 %"),
+    ]
+    assert published[2][1] == "not in this report"
+    assert "stopped at epoch 75 of 150" in published[0][5]
+    assert [row[2] for row in trajectory] == ["87.5", "67", "67.6", "46.9", "33.2", "28.9", "26.03"]
+    first = statistics.fmean(final_perplexity(6, seed) * (3 if seed == 1 else 5) for seed in range(5))
+    assert number(trajectory[0][1]) == pytest.approx(first, abs=0.005)
+    assert trajectory[1][1] == "not reached"
+
+
+def test_first_paragraph(tmp_path: Path) -> None:
+    report = write_report(comparison(tmp_path, studied=1))
+    title, paragraph = report.split("\n\n")[:2]
+    assert title.startswith("# ")
+    for part in (
+        "With 1 layer",
+        "higher than the baseline of 6 layers",
+        "**4 layers**",
+        "NVIDIA L4",
+        "fp16",
+        "5 seeds",
+    ):
+        assert part in paragraph
+    assert "2 to 3 epochs (3 of 15 runs stopped early)" in paragraph
+
+
+def test_provenance(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    change_json(tmp_path / "metrics/runs/4.json", lambda runs: runs.update(device="a | b\nc", git_dirty=True))
+    results = load_results((1, 4, 6), tmp_path / "metrics", tmp_path / "plots/curves")
+    rows = tables(write_report(compare(results, 6, 6, DATA)))[-1]
+    assert rows[0] == ["1", "NVIDIA L4", "fp16", "2.11.0", "0123456789ab", "abababababab"]
+    assert rows[1][1] == "a \\| b c"
+    assert rows[1][4] == "0123456789ab with changes"
+
+
+def test_note_only_where_due(tmp_path: Path) -> None:
+    assert "not the full study" not in write_report(comparison(tmp_path, depths=range(1, 9)))
+    short = {**PARAMETERS, "train": {**PARAMETERS["train"], "epochs": 3}}
+    note = write_report(comparison(tmp_path, depths=range(1, 9), parameters=short)).split("\n\n")[2]
+    assert "not the full study" in note
+    assert "epochs 3 instead of 150" in note
+
+
+def test_other_text_hides_published_points(tmp_path: Path) -> None:
+    report = write_report(comparison(tmp_path, data={**DATA, "source": "synthetic"}))
+    assert "source of the text synthetic instead of wikitext" in report
+    assert "21.77" not in report
+    assert "cannot be compared" in report
+
+
+def test_one_seed(tmp_path: Path) -> None:
+    report = write_report(comparison(tmp_path, seeds=1, studied=4))
+    assert "±" not in report.split("## Method")[0]
+    assert "may be chance" in report
+
+
+def pixels(png: bytes) -> NDArray[np.float32]:
+    return np.asarray(matplotlib.image.imread(io.BytesIO(png), format="png"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"seeds": 1},
+        {"epochs": 1},
+        {"epochs": 40},
+        {"depths": [6]},
+        {"depths": [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 30]},
+        {"data": {**DATA, "source": "synthetic"}},
+    ],
+    ids=str,
+)
+def test_pictures_are_full_and_the_same_every_time(tmp_path: Path, options: dict[str, Any]) -> None:
+    compared = comparison(tmp_path, **options)
+    pictures = draw_all(compared)
+    assert set(pictures) == {
+        "perplexity_by_depth.png",
+        "perplexity_by_parameters.png",
+        "learning_curves.png",
+        "training_time.png",
+    }
+    for name, png in pictures.items():
+        image = pixels(png)
+        assert image.shape[1] == 1200, name
+        inside = image[80:-150, 150:-50, :3]
+        coloured = np.ptp(inside, axis=2) > 0.1
+        assert coloured.sum() > 60, f"{name}: nothing is drawn in colour"
+        assert len(np.unique(inside.reshape(-1, 3), axis=0)) > 10, name
+        assert b"Software" not in png[:400]
+        assert b"matplotlib" not in png.lower()
+    assert draw_all(compared) == pictures
+
+
+def test_pictures_follow_the_numbers(tmp_path: Path) -> None:
+    before = draw_all(comparison(tmp_path))
+    write_all(tmp_path, seeds=3)
+    results = load_results((1, 4, 6), tmp_path / "metrics", tmp_path / "plots/curves")
+    after = draw_all(compare(results, 6, 6, DATA))
+    assert {name for name in before if before[name] != after[name]} == set(before) - {"training_time.png"}
+
+
+def test_published_points_are_drawn(tmp_path: Path) -> None:
+    """The filled diamond of depth 5, black, is there only for the same text."""
+    ours = draw_all(comparison(tmp_path))["perplexity_by_depth.png"]
+    other = draw_all(comparison(tmp_path, data={**DATA, "vocabulary_size": 500}))["perplexity_by_depth.png"]
+    dark = [int((pixels(png)[60:540, 150:-50, :3].max(axis=2) < 0.2).sum()) for png in (ours, other)]
+    assert dark[0] > 300
+    assert dark[1] == 0
+
+
+def test_a_users_style_changes_nothing(tmp_path: Path) -> None:
+    compared = comparison(tmp_path)
+    plain = draw_all(compared)
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black", "figure.dpi": 50}):
+        assert draw_all(compared) == plain
+        assert matplotlib.rcParams["font.size"] == 30

@@ -1,0 +1,134 @@
+"""Headline and series against plain computations on the same inputs."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from newllm.analysis.published import POINTS, STUDY_DATA, STUDY_TRAINING
+from newllm.analysis.results import load_results
+from newllm.analysis.summary import Comparison, compare, headline, learning_curves, perplexity_by_depth
+from newllm.config import load_config
+from newllm.errors import UserError
+from tests.analysis.metrics_files import DATA, PARAMETERS, final_perplexity, write_all
+
+FULL = range(1, 9)
+
+
+def comparison(root: Path, studied: int = 6, baseline: int = 6, data: Any = DATA, **options: Any) -> Comparison:
+    depths = options.pop("depths", (1, 4, 6))
+    write_all(root, depths, **options)
+    return compare(load_results(depths, root / "metrics", root / "plots/curves"), studied, baseline, data)
+
+
+def test_headline(tmp_path: Path) -> None:
+    summary = headline(comparison(tmp_path, studied=1))
+    ours, theirs = ([final_perplexity(depth, seed) for seed in range(5)] for depth in (1, 6))
+    assert summary["num_layers"] == 1
+    assert summary["val_ppl"] == pytest.approx(statistics.fmean(ours))
+    assert summary["test_ppl"] == pytest.approx(statistics.fmean(ours) - 1)
+    assert summary["val_ppl_ci95"] == pytest.approx(2.776445105 * statistics.stdev(ours) / 5**0.5)
+    assert summary["val_accuracy"] == pytest.approx(0.382)
+    assert summary["baseline"]["num_layers"] == 6
+    assert summary["baseline"]["val_ppl"] == pytest.approx(statistics.fmean(theirs))
+    welch = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+    difference = summary["difference_from_baseline"]
+    assert difference["val_ppl"] == pytest.approx((welch.low + welch.high) / 2)
+    assert difference["val_ppl_ci95"] == pytest.approx((welch.high - welch.low) / 2)
+    assert difference["test_ppl_ci95"] == pytest.approx((welch.high - welch.low) / 2)
+    best = statistics.fmean(final_perplexity(4, seed) for seed in range(5))
+    assert summary["best"] == {"num_layers": 4, "val_ppl": pytest.approx(best)}
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    compared = comparison(tmp_path, studied=4, seeds=1)
+    assert "ci95" not in str(headline(compared))
+    row = perplexity_by_depth(compared.results)[0]
+    assert row["val_ppl_low"] is None
+    assert row["val_ppl"] == final_perplexity(1, 0)
+
+
+def test_baseline_with_itself(tmp_path: Path) -> None:
+    assert headline(comparison(tmp_path))["difference_from_baseline"] == {"val_ppl": 0.0, "test_ppl": 0.0}
+
+
+def test_learning_curves_leave_out_seeds_that_stopped(tmp_path: Path) -> None:
+    rows = learning_curves(comparison(tmp_path).results)
+    assert [(row["num_layers"], row["epoch"], row["num_seeds"]) for row in rows] == [
+        (depth, epoch, 5 if epoch < 3 else 4) for depth in (1, 4, 6) for epoch in (1, 2, 3)
+    ]
+    last = [final_perplexity(4, seed) for seed in (0, 2, 3, 4)]
+    assert rows[5]["val_ppl"] == pytest.approx(statistics.fmean(last))
+    assert (rows[5]["val_ppl_min"], rows[5]["val_ppl_max"]) == (min(last), max(last))
+
+
+def test_perplexity_by_depth(tmp_path: Path) -> None:
+    rows = perplexity_by_depth(comparison(tmp_path).results)
+    values = [final_perplexity(4, seed) for seed in range(5)]
+    interval = stats.ttest_1samp(values, 0).confidence_interval()
+    assert rows[1]["num_params"] == 2_214_120
+    assert (rows[1]["val_ppl_low"], rows[1]["val_ppl_high"]) == pytest.approx((interval.low, interval.high))
+    assert rows[1]["test_ppl_low"] == pytest.approx(interval.low - 1)
+    assert rows[1]["train_seconds"] == 40.0
+
+
+@pytest.mark.parametrize(("studied", "baseline", "name"), [(5, 6, "model.num_layers"), (6, 5, "study.baseline_num_")])
+def test_depth_not_among_them(tmp_path: Path, studied: int, baseline: int, name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name}.*found 5.*\(1, 4, 6\)"):
+        comparison(tmp_path, studied, baseline)
+
+
+def test_full_study_deviates_in_nothing(tmp_path: Path) -> None:
+    compared = comparison(tmp_path, depths=FULL)
+    assert compared.data_deviations == compared.training_deviations == ()
+
+
+def test_study_values_are_the_committed_defaults() -> None:
+    """params.yaml, as committed, is the study: each value here is also there."""
+    values = load_config(Path(__file__).parents[2] / "params.yaml").model_dump()
+    for name, (_, prescribed) in (STUDY_DATA | STUDY_TRAINING).items():
+        section, key = name.split(".")
+        assert values[section][key] == prescribed, name
+
+
+def test_deviations_in_words(tmp_path: Path) -> None:
+    parameters = {**PARAMETERS, "train": {**PARAMETERS["train"], "epochs": 3, "precision": "bf16"}}
+    data = {**DATA, "source": "synthetic", "vocabulary_size": 500}
+    compared = comparison(tmp_path, data=data, seeds=1, parameters=parameters, depths=[1, 2, 3, 4, 5, 6, 7, 9])
+    assert compared.data_deviations == (
+        "source of the text synthetic instead of wikitext",
+        "vocabulary size 500 instead of 1000",
+    )
+    assert compared.training_deviations == (
+        "epochs 3 instead of 150",
+        "precision bf16 instead of fp16",
+        "1 seed instead of 5",
+        "without the depth 8",
+    )
+    assert not compared.matches_published_data
+
+
+def test_recorded_parameters_count_before_params_yaml(tmp_path: Path) -> None:
+    flat = {**PARAMETERS["model"], **PARAMETERS["train"], "vocabulary_size": 500}
+    compared = comparison(tmp_path, parameters=flat, depths=FULL)
+    assert compared.data_deviations == ("vocabulary size 500 instead of 1000",)
+    assert compared.training_deviations == ()
+
+
+def test_parameters_that_were_not_recorded(tmp_path: Path) -> None:
+    compared = comparison(tmp_path, parameters=PARAMETERS["model"], depths=FULL)
+    assert "epochs not recorded instead of 150" in compared.training_deviations
+
+
+def test_published_points() -> None:
+    """As in the study's table."""
+    assert [(point.num_layers, point.val_ppl, point.val_accuracy) for point in POINTS] == [
+        (1, 20.4, 0.381),
+        (4, 20.1, 0.384),
+        (5, 20.5, 0.383),
+        (6, 20.6, 0.385),
+        (7, 21.77, 0.379),
+    ]
+    assert [point.num_layers for point in POINTS if not point.complete] == [1, 4]

@@ -1,0 +1,122 @@
+"""The report stage as DVC runs it."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.analysis.metrics_files import change_json, final_perplexity, write_all
+
+ROOT = Path(__file__).parents[2]
+OUTPUTS = [
+    "metrics/report.md",
+    "metrics/summary.json",
+    "plots/learning_curves.csv",
+    "plots/learning_curves.png",
+    "plots/perplexity_by_depth.csv",
+    "plots/perplexity_by_depth.png",
+    "plots/perplexity_by_parameters.png",
+    "plots/training_time.png",
+]
+
+
+def stage(folder: Path, *depths: int | str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "stages.report", "--num-layers", *map(str, depths)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "random"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in OUTPUTS}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_all(tmp_path)
+    return tmp_path
+
+
+def test_same_bytes_whatever_lies_about(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    done = stage(project, 1, 4, 6, 6)
+    assert (done.returncode, done.stderr) == (0, "")
+    first = outputs(project)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    shutil.copy(project / "params.yaml", elsewhere)
+    write_all(elsewhere, [6, 9, 4, 1])
+    (elsewhere / "metrics/runs/9.json").write_text("of an earlier experiment")
+    assert stage(elsewhere, 6, 4, 1).returncode == 0
+    assert outputs(elsewhere) == first
+    lying_about = {path.relative_to(elsewhere).as_posix() for path in elsewhere.rglob("*") if path.is_file()}
+    inputs = {f"{part}.json" for depth in (1, 4, 6, 9) for part in (f"metrics/layers/{depth}", f"metrics/runs/{depth}")}
+    assert lying_about == {*OUTPUTS, *inputs, *(f"plots/curves/{depth}.csv" for depth in (1, 4, 6, 9)), "params.yaml"}
+
+
+def test_contents(project: Path) -> None:
+    assert stage(project, 1, 4, 6).returncode == 0
+    summary = json.loads((project / "metrics/summary.json").read_text())
+    assert summary["num_layers"] == 6
+    assert summary["best"]["num_layers"] == 4
+    with (project / "plots/learning_curves.csv").open(newline="") as file:
+        curves = list(csv.DictReader(file))
+    assert [(row["num_layers"], row["epoch"]) for row in curves] == [(d, e) for d in "146" for e in "123"]
+    with (project / "plots/perplexity_by_depth.csv").open(newline="") as file:
+        depths = list(csv.DictReader(file))
+    expected = sum(final_perplexity(1, seed) for seed in range(5)) / 5
+    assert float(depths[0]["val_ppl"]) == pytest.approx(expected, rel=1e-6)
+    report = (project / "metrics/report.md").read_text()
+    for name in OUTPUTS:
+        if name.endswith(".png"):
+            assert f"(../{name})" in report
+            assert (project / name).stat().st_size > 15_000
+
+
+def test_error_keeps_the_earlier_report(project: Path) -> None:
+    assert stage(project, 1, 4, 6).returncode == 0
+    before = outputs(project)
+    (project / "metrics/layers/4.json").unlink()
+    done = stage(project, 1, 4, 6)
+    assert done.returncode == 1
+    assert done.stderr == "error: metrics/layers/4.json: no such file; run `dvc repro evaluate@4` to write it again\n"
+    assert outputs(project) == before
+
+
+@pytest.mark.parametrize(
+    ("depths", "expected"), [((1, 4), "model.num_layers"), ((6, 0), "metrics/layers/0.json"), ((4, "x"), "'x'")]
+)
+def test_bad_depths(project: Path, depths: tuple[int | str, ...], expected: str) -> None:
+    done = stage(project, *depths)
+    assert done.returncode != 0
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (project / "metrics/summary.json").exists()
+
+
+def test_mixed_epochs(project: Path) -> None:
+    change_json(project / "metrics/runs/6.json", lambda runs: runs["parameters"]["train"].update(epochs=3))
+    done = stage(project, 1, 4, 6)
+    assert done.returncode == 1
+    assert "depth 6 was run with train.epochs 3, but depth 1 with 150" in done.stderr
+
+
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.sampled_from(["metrics/layers/6.json", "metrics/runs/6.json", "plots/curves/6.csv"]), junk=st.binary())
+def test_junk_gives_one_message(project: Path, place: str, junk: bytes) -> None:
+    (project / place).write_bytes(junk)
+    done = stage(project, 6)
+    write_all(project)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {place}")
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,117 @@
+"""dvc.yaml against the code: each stage depends on exactly the modules and parameters that it uses."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
+STAGES: dict[str, dict[str, Any]] = {
+    name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()
+}
+
+# Modules that check, report or raise, and cannot change what a stage writes.
+WITHOUT_INFLUENCE = {
+    "src/newllm/errors.py",
+    "src/newllm/config.py",
+    "src/newllm/training/progress.py",
+}
+
+
+def imported_modules(path: Path, seen: set[str]) -> set[str]:
+    """The project's own modules that a file imports, and those that they import, as paths below the root."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            for place in (Path("src", *name.split(".")), Path(*name.split("."))):
+                module = place.with_suffix(".py")
+                if (ROOT / module).is_file() and str(module) not in seen:
+                    seen.add(str(module))
+                    imported_modules(ROOT / module, seen)
+    return seen
+
+
+def module_of(stage: str) -> str:
+    match = re.search(r"python -m stages\.(\w+)", STAGES[stage]["cmd"])
+    assert match
+    return f"stages/{match[1]}.py"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_code_dependencies_are_the_imports(stage: str) -> None:
+    script = module_of(stage)
+    exempt = WITHOUT_INFLUENCE if stage != "check_parameters" else set()
+    expected = {script, "stages/__init__.py", *imported_modules(ROOT / script, set())} - exempt
+    declared = {dependency for dependency in STAGES[stage]["deps"] if dependency.endswith(".py")}
+    assert declared == expected | ({"stages/__init__.py"} & declared)
+
+
+def test_every_writer_is_one() -> None:
+    outputs = []
+    for stage in STAGES.values():
+        for kind in ("outs", "metrics", "plots"):
+            for output in stage.get(kind, []):
+                outputs.append(output if isinstance(output, str) else next(iter(output)))
+    assert len(outputs) == len(set(outputs))
+
+
+def test_depths_are_the_same_everywhere() -> None:
+    depths = PIPELINE["stages"]["train"]["foreach"]
+    assert depths == [1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]
+    assert PIPELINE["stages"]["evaluate"]["foreach"] == depths
+    listed = STAGES["report"]["cmd"].split("--num-layers ")[1].split()
+    assert listed == [str(depth) for depth in depths]
+
+
+def test_parameters_are_those_of_the_file() -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for name, stage in STAGES.items():
+        for parameter in stage.get("params", []):
+            value = values
+            for part in parameter.split("."):
+                assert part in value, f"{name}: {parameter}"
+                value = value[part]
+
+
+def test_parameters_used_are_declared() -> None:
+    """Every parameter of params.yaml is a dependency of some stage, and training's of train."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    declared = {parameter for stage in STAGES.values() for parameter in stage.get("params", [])}
+    for section, entries in values.items():
+        for name in entries:
+            assert section in declared or f"{section}.{name}" in declared, f"{section}.{name}"
+    assert "model.num_layers" not in STAGES["train"]["params"], "a new depth under study must not retrain the others"
+
+
+def test_study_defaults() -> None:
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    assert values["model"] == {
+        "num_layers": 6,
+        "embedding_dim": 256,
+        "context_dim": 256,
+        "hidden_size": 512,
+        "dropout": 0.1,
+    }
+    assert values["train"]["seeds"] == [0, 1, 2, 3, 4]
+    assert values["train"]["gradient_clipping"] == [[1, 0.5], [11, 1.0], [31, 2.0]]
+    expected = {
+        "epochs": 150,
+        "batch_size": 2048,
+        "base_learning_rate": 1e-4,
+        "base_batch_size": 32,
+        "precision": "fp16",
+        "patience": 30,
+        "min_improvement": 0.001,
+    }
+    assert values["train"].items() >= expected.items()
+    expected_data = {"config": "wikitext-2-v1", "vocabulary_size": 1000, "window": 64, "stride": 32, "min_words": 5}
+    assert values["data"].items() >= expected_data.items()
+    assert values["study"] == {"baseline_num_layers": 6}
