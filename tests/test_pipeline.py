@@ -107,7 +107,10 @@ def project(finished: Project) -> Iterator[Project]:
 
 def test_results_are_complete(project: Project) -> None:
     for depth in (1, 2):
-        layers, runs = project.json(f"metrics/layers/{depth}.json"), project.json(f"metrics/runs/{depth}.json")
+        layers, (runs,) = (
+            project.json(f"metrics/layers/{depth}.json"),
+            project.json(f"metrics/runs/{depth}.json")["runs"],
+        )
         assert layers["num_layers"] == depth
         expected = {"num_params", "val_loss", "val_ppl", "val_accuracy", "test_loss", "test_ppl", "test_accuracy"}
         expected |= {"train_loss", "best_epoch", "epochs_run", "train_seconds", "tokens_per_second"}
@@ -190,9 +193,19 @@ def test_another_depth_trains_that_depth_alone_and_leaves_no_trace(project: Proj
     assert {name: after[name] for name in before} == before, "the report must not see what depth 3 left"
 
 
+QUEUED_CODE = """
+
+_write_report = write_report
+
+
+def write_report(*arguments, **options):
+    return _write_report(*arguments, **options) + "the queued code"
+"""
+
+
 def test_temporary_and_queued_experiments_run_their_own_code(project: Project) -> None:
     before = project.results()
-    append(project.folder / "src/newllm/analysis/report.py", "\nSOURCE = 'the queued code'\n")
+    append(project.folder / "src/newllm/analysis/report.py", QUEUED_CODE)
     project.run("dvc", "exp", "run", "--queue", "--name", "queued", "-S", "model.num_layers=3")
     project.run("git", "checkout", "--quiet", "--", "src")
     output = project.run("dvc", "exp", "run", "--temp", "--name", "temporary", "-S", "model.dropout=0.2")
