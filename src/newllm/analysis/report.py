@@ -191,7 +191,7 @@ def _cell(text: str) -> str:
 def _number(estimate: Estimate, signed: bool = False) -> str:
     """Two decimals, or as many (up to four) as give the half-width two digits."""
     decimals = 2
-    if estimate.half_width is not None and 0 < estimate.half_width < 0.01:
+    if estimate.half_width is not None and 1e-6 < estimate.half_width < 0.01:  # less is rounding alone
         decimals = min(4, 1 - math.floor(math.log10(estimate.half_width)))
     form = f"{'+' if signed else ''}.{decimals}f" if abs(estimate.mean) < 1e6 else f"{'+' if signed else ''}.6g"
     text = format(estimate.mean, form).replace("-", "−")
