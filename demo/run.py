@@ -64,7 +64,7 @@ def main() -> None:
         shutil.rmtree(folder)
     start = time.monotonic()
     copy_project(folder, yaml.safe_load((ROOT / "demo" / "settings.yaml").read_text(encoding="utf-8")))
-    print(f"The demo runs in {folder}: 8 depths, 2 seeds each, on a generated corpus; two or three minutes.\n", flush=True)
+    print(f"The demo runs in {folder}: 8 depths, 2 seeds each, a generated corpus; two or three minutes.\n", flush=True)
     done = subprocess.run(["dvc", "repro"], cwd=folder, env=environment(), check=False)
     if done.returncode:
         sys.exit(done.returncode)

@@ -10,9 +10,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
-STAGES: dict[str, dict[str, Any]] = {
-    name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()
-}
+STAGES: dict[str, dict[str, Any]] = {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
 
 # Modules that check, report or raise, and cannot change what a stage writes.
 WITHOUT_INFLUENCE = {

@@ -51,9 +51,7 @@ class DataConfig(_Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.stride > self.window:
-            raise ValueError(
-                f"stride {self.stride} exceeds window {self.window}; lower it, or tokens are skipped"
-            )
+            raise ValueError(f"stride {self.stride} exceeds window {self.window}; lower it, or tokens are skipped")
         if self.source == "folder" and self.folder is None:
             raise ValueError("source is folder, but folder is null; name the folder that holds train.txt")
         return self
