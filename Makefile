@@ -20,7 +20,7 @@ demo: setup ## the whole pipeline on a small generated corpus, on a CPU, in buil
 	@python demo/run.py
 
 test: setup ## all tests
-	@python -m pytest -n 2 --dist worksteal
+	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup --durations 10
 
 repro: setup ## the full study (WikiText-2, a GPU)
 	dvc repro

@@ -4,6 +4,7 @@ Writes benchmarks/results/<device>.json and prints a table. On a GPU steps are t
 warm-up; figures are medians.
 """
 
+import argparse
 import datetime
 import gc
 import re
@@ -23,6 +24,7 @@ from newllm.training.provenance import git_state
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH = {"cuda": 2048, "cpu": 128}  # windows a step
 BUDGET = {"cuda": 2.0, "cpu": 6.0}  # seconds a case is timed for
+CASES = ("plain_loop", "lstm", "engine")
 COLUMNS = (
     ("case", "case"),
     ("num_layers", "layers"),
@@ -37,7 +39,10 @@ COLUMNS = (
 
 
 def main() -> None:
-    """Runs all cases one after the other."""
+    """Runs the cases one after the other; writes the results only if they are all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="time these alone and write nothing")
+    wanted = parser.parse_args().cases
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = "fp16" if device.type == "cuda" else "fp32"
     batch = BATCH[device.type]
@@ -53,10 +58,12 @@ def main() -> None:
         todo.extend(cases.engine(depth, stack, batch, device, precision) for stack in stacks)
     print("| " + " | ".join(title for _, title in COLUMNS) + " |")
     print("|" + "---|" * len(COLUMNS))
-    for case in todo:
+    for case in filter(lambda case: case.name in wanted, todo):
         row = measure(case, batch, device, rate)
         rows.append(row)
         print("| " + " | ".join(_shown(row[name]) for name, _ in COLUMNS) + " |", flush=True)
+    if set(wanted) != set(CASES):
+        return
     commit, dirty = git_state(Path(__file__).parent)
     name = re.sub(r"[^a-z0-9]+", "-", describe(device).lower()).strip("-")
     write_json(

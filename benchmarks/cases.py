@@ -12,7 +12,7 @@ from newllm.model.definition import ModelShape, initial_parameters, logits
 from newllm.model.streams import dropout_masks
 from newllm.training.device import DTYPES
 from newllm.training.progress import Progress
-from newllm.training.trainer import EpochTotals, StackTrainer
+from newllm.training.trainer import StackTrainer
 
 LENGTH = 63  # positions of a window
 VOCABULARY_SIZE = 1000
@@ -111,12 +111,15 @@ def engine(num_layers: int, num_seeds: int, batch: int, device: torch.device, pr
             min_improvement=0,
         )
         windows = random_windows(batch, device)
-        trainer = StackTrainer(
-            shape, DROPOUT, config, (windows, windows), config.seeds, Progress(num_layers, 1, 1, 1, silent=True)
-        )
-        totals = EpochTotals(num_seeds, device)
-        stacked = windows.expand(num_seeds, *windows.shape)
-        return lambda: trainer.train_step(stacked, 0.5, totals, 0)
+        progress = Progress(num_layers, 1, 1, 1, silent=True)
+        trainer = StackTrainer(shape, DROPOUT, config, (windows, windows), config.seeds, progress)
+        trainer.start_epoch(1)
+
+        def run() -> None:
+            trainer.position.zero_()
+            trainer.next_step(batch)
+
+        return run
 
     return Case("engine", num_layers, num_seeds, shape.flops_per_position, prepare)
 

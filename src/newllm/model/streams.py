@@ -5,39 +5,73 @@ where a training was interrupted.
 """
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-_DECISIONS = 2**16  # a dropout decision takes 16 random bits
+DECISIONS = 2**16  # a dropout decision takes 16 random bits
 
 
 def random_stream(seed: int, purpose: str, index: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A fresh generator for one purpose ("initialisation", "shuffling", "dropout") and index (epoch or step)."""
+    return torch.Generator(device).manual_seed(_digest(seed, purpose, index) >> 1)
+
+
+def _digest(seed: int, purpose: str, index: int) -> int:
     digest = hashlib.blake2b(f"{seed}/{purpose}/{index}".encode(), digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
+    return int.from_bytes(digest, "little")
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Dropout of hidden units in one training step; kept units are scaled by 1 / (1 - probability).
+
+    Attributes:
+        probability: of dropping a unit, applied in multiples of 2^-16.
+        masks: for each layer which units to keep [S, T, B, H]; or none, where the kernels draw for themselves from
+        keys: two words a seed [S, 2], and
+        step: the number of the training step [1], on the device, so that a captured graph can count it.
+    """
+
+    probability: float
+    masks: Sequence[Tensor] = field(default=())
+    keys: Tensor = field(default_factory=lambda: torch.empty(0))
+    step: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @property
+    def scale(self) -> float:
+        """Factor of the units that are kept."""
+        return 1 / (1 - self.probability)
+
+
+def dropout_keys(seeds: Sequence[int], device: torch.device) -> Tensor:
+    """The seeds' keys for dropout in the kernels: two 32-bit words a seed, int32 [S, 2]."""
+    words = [_digest(seed, "dropout", 0) for seed in seeds]
+    halves = [[word & 0xFFFFFFFF, word >> 32] for word in words]
+    return torch.tensor(halves, dtype=torch.int64).to(torch.int32).to(device)
 
 
 def dropout_masks(
-    seeds: list[int], step: int, size: tuple[int, int, int, int], dropout: float, device: torch.device
+    seeds: Sequence[int], step: int, size: tuple[int, int, int, int], probability: float, device: torch.device
 ) -> list[Tensor]:
-    """Which hidden units to keep in one training step.
+    """Which hidden units to keep in one training step, drawn by torch's generators.
 
     Args:
         seeds: the S seeds of the stack.
         step: training step, counted from 0 over all epochs.
         size: (L, T, B, H): layers, positions, windows, hidden size.
-        dropout: probability of dropping a unit, applied in multiples of 2^-16.
+        probability: of dropping a unit, applied in multiples of 2^-16.
         device: where the masks are made; CPU and CUDA streams differ.
 
     Returns:
         L boolean tensors [S, T, B, H], True where a unit is kept.
     """
     num_layers, length, batch, hidden_size = size
-    masks = [
-        torch.empty(len(seeds), length, batch, hidden_size, dtype=torch.bool, device=device) for _ in range(num_layers)
-    ]
-    threshold = round(dropout * _DECISIONS) - _DECISIONS // 2
+    shape = (len(seeds), length, batch, hidden_size)
+    masks = [torch.empty(shape, dtype=torch.bool, device=device) for _ in range(num_layers)]
+    threshold = round(probability * DECISIONS) - DECISIONS // 2
     count = length * batch * hidden_size
     bits = torch.empty(-(-count // 4), dtype=torch.int64, device=device)
     for index, seed in enumerate(seeds):

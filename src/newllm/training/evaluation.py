@@ -28,12 +28,11 @@ def loss_and_accuracy(
     detached = {name: value.detach() for name, value in parameters.items()}
     num_seeds = detached["norm.weight"].shape[0]
     totals = torch.zeros(2, num_seeds, dtype=torch.float64, device=windows.device)
-    ones = torch.ones(num_seeds, device=windows.device)
     with torch.no_grad():
         for batch in windows.split(batch_size):
             stacked = batch.expand(num_seeds, *batch.shape)
             hidden = hidden_states(detached, stacked[:, :, :-1], dtype=dtype)
-            losses, correct = cross_entropy(detached, hidden, stacked[:, :, 1:], PAD_ID, ones)
+            losses, correct, _ = cross_entropy(detached, hidden, stacked[:, :, 1:], PAD_ID)
             totals += torch.stack([losses, correct])
     loss, accuracy = totals / (windows[:, 1:] != PAD_ID).sum()
     return loss, accuracy

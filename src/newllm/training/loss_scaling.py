@@ -27,10 +27,10 @@ class LossScaler:
         if not self.enabled:
             return ~finite
         incurable = ~finite & (self.scale <= SMALLEST_SCALE)
-        self.streak = torch.where(finite, self.streak + 1, 0.0)
+        self.streak.add_(1).masked_fill_(~finite, 0)
         grows = self.streak >= GROWTH_INTERVAL
-        self.streak = torch.where(grows, 0.0, self.streak)
-        self.scale = torch.where(finite, torch.where(grows, self.scale * 2, self.scale), self.scale / 2)
+        self.streak.masked_fill_(grows, 0)
+        self.scale.mul_(torch.where(finite, torch.where(grows, 2.0, 1.0), 0.5))
         return incurable
 
     def select(self, rows: Sequence[int]) -> None:

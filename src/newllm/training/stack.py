@@ -58,7 +58,7 @@ class Adam:
         self.first, self.second, self.steps = (x[list(rows)] for x in (self.first, self.second, self.steps))
 
 
-def clip_(gradient: Tensor, norm: Tensor, limit: float) -> None:
+def clip_(gradient: Tensor, norm: Tensor, limit: Tensor | float) -> None:
     """Scales each row of `gradient` [S, P] down to the norm `limit`, given its `norm` [S]; clears rows not finite."""
     factor = (limit / (norm + 1e-6)).clamp(max=1)
     gradient.mul_(factor[:, None])

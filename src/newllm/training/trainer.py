@@ -9,13 +9,15 @@ from torch import Tensor
 
 from newllm.config import TrainConfig
 from newllm.errors import UserError
+from newllm.model import plain
 from newllm.model.definition import ModelShape, initial_parameters
-from newllm.model.head import cross_entropy
-from newllm.model.scan import hidden_states
-from newllm.model.streams import dropout_masks, random_stream
+from newllm.model.gradients import losses_and_gradients
+from newllm.model.scan import pieces_for
+from newllm.model.streams import Dropout, dropout_keys, dropout_masks, random_stream
 from newllm.training.device import DTYPES
 from newllm.training.early_stopping import EarlyStopping
 from newllm.training.evaluation import PAD_ID, loss_and_accuracy
+from newllm.training.graphs import Graphs
 from newllm.training.loss_scaling import LossScaler
 from newllm.training.progress import Progress
 from newllm.training.results import EpochRow, SeedResult, Training
@@ -58,7 +60,10 @@ def train(
 
 
 class StackTrainer:
-    """The state of a stack of seeds in training; seeds that have stopped leave the stack."""
+    """The state of a stack of seeds in training; seeds that have stopped leave the stack.
+
+    Everything that a step reads or changes lies on the device, so that on CUDA a step is one captured graph.
+    """
 
     def __init__(
         self,
@@ -71,7 +76,7 @@ class StackTrainer:
     ) -> None:
         self.shape, self.dropout, self.config, self.progress = shape, dropout, config, progress
         self.windows, self.validation = windows
-        self.device = self.windows.device
+        self.device, self.dtype = self.windows.device, DTYPES[config.precision]
         self.seeds = list(seeds)
         self.flat = flatten(initial_parameters(shape, seeds), shape).to(self.device)
         rate = scaled_learning_rate(config.base_learning_rate, config.batch_size, config.base_batch_size)
@@ -80,9 +85,25 @@ class StackTrainer:
         self.best = {seed: self.flat[index].clone() for index, seed in enumerate(seeds)}
         self.stopping = {seed: EarlyStopping(config.patience, config.min_improvement) for seed in seeds}
         self.curves: dict[int, list[EpochRow]] = {seed: [] for seed in seeds}
-        self.step = 0
+        self.steps_done = 0
+        self.step = torch.zeros(1, dtype=torch.int32, device=self.device)
+        self.position = torch.zeros(1, dtype=torch.int64, device=self.device)  # in the order of an epoch
+        self.batch_rows = torch.arange(config.batch_size, device=self.device)
+        self.max_norm = torch.zeros((), device=self.device)
+        self.draws_in_kernels = pieces_for(self.flat.new_empty(0, dtype=self.dtype)) is not plain
+        self.graphs = Graphs(enabled=self.draws_in_kernels)
+        self._set_stack()
+
+    def _set_stack(self) -> None:
+        """Whatever depends on the number of seeds and is not carried over."""
+        self.order = torch.empty(len(self.seeds), len(self.windows), dtype=torch.int64, device=self.device)
+        self.totals = EpochTotals(len(self.seeds), self.device)
+        self.scores = torch.zeros(2, len(self.seeds), dtype=torch.float64, device=self.device)
+        self.keys = dropout_keys(self.seeds, self.device)
+        self.graphs.clear()
 
     def run(self) -> Training:
+        """Trains until the last epoch or until all seeds have stopped."""
         order = list(self.seeds)
         for epoch in range(1, self.config.epochs + 1):
             rows = self._epoch(epoch)
@@ -100,21 +121,29 @@ class StackTrainer:
             [self._result(seed) for seed in order],
         )
 
+    def start_epoch(self, epoch: int) -> None:
+        """Shuffles and sets what changes from epoch to epoch."""
+        count = len(self.windows)
+        for row, seed in enumerate(self.seeds):
+            self.order[row].copy_(torch.randperm(count, generator=random_stream(seed, "shuffling", epoch)))
+        self.position.zero_()
+        self.max_norm.fill_(max_gradient_norm(self.config.gradient_clipping, epoch))
+        self.totals.clear()
+
+    def next_step(self, size: int) -> None:
+        """Trains on the next `size` windows of the epoch; nothing here waits for the device."""
+        self.graphs.call(size, lambda: self._train_step(size))
+        self.steps_done += 1
+        self.progress.step()
+
     def _epoch(self, epoch: int) -> list[EpochRow]:
         start = time.perf_counter()
-        count, batch_size = len(self.windows), self.config.batch_size
-        shuffled = [torch.randperm(count, generator=random_stream(seed, "shuffling", epoch)) for seed in self.seeds]
-        order = torch.stack(shuffled).to(self.device, non_blocking=True)
-        max_norm = max_gradient_norm(self.config.gradient_clipping, epoch)
-        totals = EpochTotals(len(self.seeds), self.device)
-        for index, batch in enumerate(order.split(batch_size, dim=1)):
-            self.train_step(self.windows[batch], max_norm, totals, index)
-            self.progress.step()
-        val_loss, val_accuracy = loss_and_accuracy(
-            unflatten(self.flat, self.shape), self.validation, batch_size, DTYPES[self.config.precision]
-        )
+        self.start_epoch(epoch)
+        for first in range(0, len(self.windows), self.config.batch_size):
+            self.next_step(min(self.config.batch_size, len(self.windows) - first))
+        self.graphs.call("validation", self._validate)
         # the one place in an epoch where the host waits for the device
-        values = torch.stack([*totals.means(), val_loss, val_accuracy, self.scaler.scale.double()]).T.tolist()
+        values = torch.stack([*self.totals.means(), *self.scores, self.scaler.scale.double()]).T.tolist()
         seconds = time.perf_counter() - start
         self._check(epoch, [row[2] for row in values], [row[3] for row in values])
         rows = []
@@ -128,26 +157,36 @@ class StackTrainer:
         self.progress.epoch(self.seeds, epoch, (means[0], means[1]), self._tokens() * len(rows) / seconds)
         return rows
 
-    def train_step(self, batch: Tensor, max_norm: float, totals: "EpochTotals", index: int) -> None:
-        """One optimisation step on windows [S, B, T + 1]; nothing here waits for the device."""
-        inputs, targets = batch[:, :, :-1], batch[:, :, 1:]
-        size = (self.shape.num_layers, inputs.shape[2], inputs.shape[1], self.shape.hidden_size)
-        keep = dropout_masks(self.seeds, self.step, size, self.dropout, self.device) if self.dropout else None
-        leaves = {name: view.detach().requires_grad_() for name, view in unflatten(self.flat, self.shape).items()}
-        counts = (targets != PAD_ID).sum((1, 2)).clamp(min=1)
+    def _train_step(self, size: int) -> None:
+        rows = self.order.index_select(1, self.position + self.batch_rows[:size])
+        batch = self.windows[rows]
+        counts = (batch[:, :, 1:] != PAD_ID).sum((1, 2)).clamp(min=1)
         scale = self.scaler.scale
-        hidden = hidden_states(leaves, inputs, keep, self.dropout, DTYPES[self.config.precision])
-        losses, _ = cross_entropy(leaves, hidden, targets, PAD_ID, scale / counts)
-        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()))
-        gradient = flatten(dict(zip(leaves, gradients, strict=True)), self.shape) / scale[:, None]
-        losses = losses.detach() / scale
+        losses, gradients = losses_and_gradients(
+            unflatten(self.flat, self.shape), batch, PAD_ID, scale / counts, self._dropout(size), self.dtype
+        )
+        gradient = flatten(gradients, self.shape).div_(scale[:, None])
         norm = gradient.norm(dim=1)
         finite = norm.isfinite()
-        clip_(gradient, norm, max_norm)
+        clip_(gradient, norm, self.max_norm)
         self.adam.step(self.flat, gradient, finite)
         failed = self.scaler.update(finite) | ~losses.isfinite()
-        totals.add(losses, counts, norm, failed, index)
+        self.totals.add(losses, counts, norm, failed)
+        self.position += size
         self.step += 1
+
+    def _dropout(self, batch: int) -> Dropout | None:
+        if not self.dropout:
+            return None
+        if self.draws_in_kernels:
+            return Dropout(self.dropout, keys=self.keys, step=self.step)
+        size = (self.shape.num_layers, self.windows.shape[1] - 1, batch, self.shape.hidden_size)
+        return Dropout(self.dropout, dropout_masks(self.seeds, self.steps_done, size, self.dropout, self.device))
+
+    def _validate(self) -> None:
+        parameters = unflatten(self.flat, self.shape)
+        scores = loss_and_accuracy(parameters, self.validation, self.config.batch_size, self.dtype)
+        self.scores.copy_(torch.stack(scores))
 
     def _check(self, epoch: int, failed_steps: list[float], val_losses: list[float]) -> None:
         for seed, step, val_loss in zip(self.seeds, failed_steps, val_losses, strict=True):
@@ -170,6 +209,7 @@ class StackTrainer:
         self.flat = self.flat[rows]
         self.adam.select(rows)
         self.scaler.select(rows)
+        self._set_stack()
 
     def _tokens(self) -> int:
         """Positions that one seed trains in an epoch, padding included."""
@@ -193,24 +233,27 @@ class EpochTotals:
     """Sums over the steps of an epoch, for each seed, on the device."""
 
     def __init__(self, num_seeds: int, device: torch.device) -> None:
-        def zeros() -> Tensor:
-            return torch.zeros(num_seeds, dtype=torch.float64, device=device)
+        self._sums = torch.zeros(6, num_seeds, dtype=torch.float64, device=device)
+        self.loss, self.targets, self.norm, self.applied, self.steps, self.failed_step = self._sums
 
-        self.loss, self.targets, self.norm, self.steps = zeros(), zeros(), zeros(), zeros()
-        self.failed_step = zeros() - 1
+    def clear(self) -> None:
+        """Starts an epoch."""
+        self._sums.zero_()
+        self.failed_step.fill_(-1)
 
-    def add(self, losses: Tensor, counts: Tensor, norm: Tensor, failed: Tensor, step: int) -> None:
-        """Adds a step: mean losses, numbers of targets, gradient norms, and whether it failed beyond cure, each [S]."""
+    def add(self, losses: Tensor, counts: Tensor, norm: Tensor, failed: Tensor) -> None:
+        """Adds a step: sums of losses, numbers of targets, gradient norms, and whether it failed beyond cure [S]."""
         finite = norm.isfinite()
-        self.loss += losses * counts
+        self.loss += losses
         self.targets += counts
         self.norm += norm.masked_fill(~finite, 0)
-        self.steps += finite
-        self.failed_step = torch.where(failed & (self.failed_step < 0), float(step), self.failed_step)
+        self.applied += finite
+        self.failed_step.copy_(torch.where(failed & (self.failed_step < 0), self.steps, self.failed_step))
+        self.steps += 1
 
     def means(self) -> tuple[Tensor, Tensor, Tensor]:
         """Token-weighted mean loss, mean gradient norm over steps that were not skipped, first failed step or -1."""
-        return self.loss / self.targets, self.norm / self.steps.clamp(min=1), self.failed_step
+        return self.loss / self.targets, self.norm / self.applied.clamp(min=1), self.failed_step
 
 
 def _perplexity(loss: float) -> float:

@@ -1,0 +1,41 @@
+"""Losses and gradients of a stack of seeds on one batch: the whole of what training computes of the model."""
+
+import torch
+from torch import Tensor
+
+from newllm.model.definition import Parameters
+from newllm.model.head import cross_entropy
+from newllm.model.scan import hidden_states
+from newllm.model.streams import Dropout
+
+
+def losses_and_gradients(
+    parameters: Parameters,
+    windows: Tensor,
+    ignored: int,
+    scale: Tensor,
+    dropout: Dropout | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Tensor, Parameters]:
+    """Cross-entropy summed over the targets, and the gradients of scale * loss.
+
+    Args:
+        parameters: stacked parameters [S, ...].
+        windows: ids [S, B, T + 1]; the first T tokens of a window are inputs, the last T targets.
+        ignored: the target that counts nowhere.
+        scale: factor of each seed's gradients [S].
+        dropout: which hidden units to drop; None: no dropout.
+        dtype: type of the matrix products.
+
+    Returns:
+        Loss of each seed in nats, not scaled [S], and gradients by the parameters' names [S, ...].
+    """
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    with torch.enable_grad():
+        hidden = hidden_states(leaves, windows[:, :, :-1], dropout, dtype)
+    losses, _, head = cross_entropy(leaves, hidden, windows[:, :, 1:], ignored, scale)
+    assert head is not None  # noqa: S101 (a scale was given)
+    names = [name for name in leaves if not name.startswith("output.")]
+    values = torch.autograd.grad(hidden, [leaves[name] for name in names], grad_outputs=head[0])
+    gradients = dict(zip(names, values, strict=True))
+    return losses, gradients | {"output.weight": head[1], "output.bias": head[2]}

@@ -1,0 +1,160 @@
+"""The pieces of the scan and the head in torch operations, for any device; `kernels` has the same for CUDA."""
+
+import torch
+from torch import Tensor
+
+from newllm.model.definition import CONTEXT_LIMIT, LAYER_NORM_EPS
+from newllm.model.streams import Dropout
+
+CHUNK = 16_384  # positions whose logits exist at once
+
+
+def linear(
+    x: Tensor,
+    w: Tensor,
+    out: Tensor,
+    addend: Tensor | None = None,
+    rows: tuple[Tensor, Tensor] | None = None,
+    relu: bool = False,
+    dropout: tuple[Dropout, int] | None = None,
+    positive: tuple[Tensor, float] | None = None,
+) -> None:
+    """out = x @ w + addend + rows, through relu and dropout, or masked.
+
+    Args:
+        x: [S, B, K].
+        w: [S, K, N].
+        out: [S, B, N].
+        addend: [S, B, N] or, a bias, [S, N].
+        rows: a table [S, V, N] and the tokens [S, B] whose rows are added.
+        relu: whether negative sums become 0.
+        dropout: the dropout and the place (layer and position) that it is drawn for.
+        positive: hidden units [S, B, N] and a factor: what is not positive there becomes 0, the rest is multiplied.
+    """
+    if rows is not None:
+        table, tokens = rows
+        addend = table[torch.arange(len(tokens), device=tokens.device)[:, None], tokens]
+    if addend is None:
+        torch.bmm(x, w, out=out)
+    elif addend.dtype == x.dtype == out.dtype:
+        torch.baddbmm(addend if addend.dim() == 3 else addend[:, None], x, w, out=out)
+    else:
+        out.copy_(torch.bmm(x, w) + (addend if addend.dim() == 3 else addend[:, None]))
+    if relu:
+        out.relu_()
+    if dropout is not None:
+        drawn, place = dropout
+        layer, position = divmod(place, drawn.masks[0].shape[1])
+        out.mul_(drawn.masks[layer][:, position]).mul_(drawn.scale)
+    if positive is not None:
+        hidden, factor = positive
+        out.mul_(hidden > 0).mul_(factor)
+
+
+def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, context: Tensor, state: Tensor) -> None:
+    """context = clamp(LayerNorm(f * previous + i * d)), and its copy in the type of the products.
+
+    Args:
+        gates: d, f and i before the sigmoid [S, B, 3C].
+        previous: the context before [S, B, C].
+        gamma: LayerNorm's factor [S, C].
+        beta: LayerNorm's shift [S, C].
+        context: written [S, B, C].
+        state: written [S, B, C]; may be `context` itself.
+    """
+    mixed = _mix(gates.to(gamma.dtype), previous)[0]
+    normed = torch.native_layer_norm(mixed, [gamma.shape[-1]], None, None, LAYER_NORM_EPS)[0]
+    scaled = torch.addcmul(beta[:, None], normed, gamma[:, None])
+    torch.clamp(scaled, -CONTEXT_LIMIT, CONTEXT_LIMIT, out=context)
+    if state.data_ptr() != context.data_ptr():
+        state.copy_(context)
+
+
+def gates_backward(
+    d_context: Tensor,
+    gates: Tensor,
+    previous: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    d_gates: Tensor,
+    carry: Tensor,
+    sums: Tensor,
+) -> None:
+    """The way back through `gates_forward`.
+
+    Args:
+        d_context: gradient of the new context [S, B, C].
+        gates: as they went forward, like `previous`, `gamma` and `beta`.
+        previous: [S, B, C].
+        gamma: [S, C].
+        beta: [S, C].
+        d_gates: written, the gradient of `gates` [S, B, 3C].
+        carry: written [S, B, C], the gradient that reaches the previous context through the forget gate.
+        sums: added to, the gradients of gamma and beta; from `gate_sums`.
+    """
+    width = [gamma.shape[-1]]
+    mixed, update, forget_gate, input_gate = _mix(gates.to(gamma.dtype), previous)
+    normed, mean, rstd = torch.native_layer_norm(mixed, width, None, None, LAYER_NORM_EPS)
+    scaled = torch.addcmul(beta[:, None], normed, gamma[:, None])
+    d_scaled = d_context * (scaled.abs() <= CONTEXT_LIMIT)
+    sums[:, 0, 0] += (d_scaled * normed).sum(1)
+    sums[:, 0, 1] += d_scaled.sum(1)
+    d_mixed = torch.ops.aten.native_layer_norm_backward(
+        d_scaled * gamma[:, None], mixed, width, mean, rstd, None, None, [True, False, False]
+    )[0]
+    d_update, d_forget, d_input = d_gates.split(width[0], dim=-1)
+    d_update.copy_(d_mixed * input_gate)
+    d_forget.copy_(d_mixed * previous * forget_gate * (1 - forget_gate))
+    d_input.copy_(d_mixed * update * input_gate * (1 - input_gate))
+    torch.mul(d_mixed, forget_gate, out=carry)
+
+
+def gate_sums(gamma: Tensor, batch: int) -> Tensor:
+    """Zeros [S, 1, 2, C] for the sums of `gates_backward`."""
+    return gamma.new_zeros(gamma.shape[0], 1, 2, gamma.shape[1])
+
+
+def _mix(gates: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """f * c + i * d, and d, f, i; gates [S, B, 3C] before the sigmoid, context [S, B, C]."""
+    update, forget_gate, input_gate = gates.chunk(3, dim=-1)
+    forget_gate, input_gate = forget_gate.sigmoid(), input_gate.sigmoid()
+    return torch.addcmul(forget_gate * context, input_gate, update), update, forget_gate, input_gate
+
+
+def column_sums(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Sums [S, N] over all positions of [S, T, B, N]."""
+    return values.sum((1, 2), dtype=dtype)
+
+
+def table_gradient(d_rows: Tensor, tokens: Tensor, vocabulary_size: int) -> Tensor:
+    """Gradient [S, V, N] of a table whose rows were taken by `tokens` [S, B, T], from that of the rows [S, T, B, N]."""
+    wide = torch.promote_types(d_rows.dtype, torch.float32)
+    sums = torch.zeros(d_rows.shape[0], vocabulary_size, d_rows.shape[-1], dtype=wide, device=d_rows.device)
+    for seed, total in enumerate(sums):
+        total.index_add_(0, tokens[seed].mT.flatten().long(), d_rows[seed].flatten(0, 1).to(wide))
+    return sums.to(d_rows.dtype)
+
+
+def cross_entropy_rows(
+    logits: Tensor, bias: Tensor, targets: Tensor, ignored: int, scale: Tensor, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Loss and hit of every row [R]; with `gradient` the logits become the gradient of scale * loss, in their place.
+
+    Args:
+        logits: products without the bias [R, V].
+        bias: [V].
+        targets: [R].
+        ignored: the target that counts nowhere.
+        scale: factor of the gradient, one number.
+        gradient: whether to overwrite the logits.
+    """
+    counts = targets != ignored
+    ids = targets.long()[:, None]
+    log_probabilities = (logits + bias).log_softmax(-1)
+    hits = (log_probabilities.argmax(-1) == ids[:, 0]) & counts
+    losses = -log_probabilities.gather(1, ids)[:, 0] * counts
+    if gradient:
+        probabilities = log_probabilities.exp_()
+        probabilities.scatter_add_(1, ids, probabilities.new_full(ids.shape, -1.0))
+        logits.copy_(probabilities.mul_((counts * scale)[:, None]))
+    return losses, hits.to(losses.dtype)

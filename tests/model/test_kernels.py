@@ -1,0 +1,200 @@
+"""The kernels equal the plain pieces, and the fast path equals the definition, on a GPU."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from newllm.model import plain
+from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
+from newllm.model.gradients import losses_and_gradients
+from newllm.model.streams import Dropout, dropout_keys
+
+pytestmark = pytest.mark.cuda
+
+HALF = torch.float16
+SIZES = [(2, 128, 64, 64), (3, 37, 45, 70), (5, 300, 512, 256), (1, 2048, 768, 512), (1, 1, 1, 1)]  # S, B, K, N
+
+
+@pytest.fixture
+def kernels() -> Any:
+    from newllm.model import kernels as module  # noqa: PLC0415 (imports Triton)
+
+    return module
+
+
+def random(*size: int, dtype: torch.dtype = HALF) -> Tensor:
+    generator = torch.Generator("cuda").manual_seed(sum(size))
+    return torch.randn(*size, generator=generator, device="cuda").to(dtype)
+
+
+def poisoned(*size: int, dtype: torch.dtype = HALF) -> Tensor:
+    return torch.full(size, float("nan"), device="cuda", dtype=dtype)
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float = 2e-3) -> bool:
+    """Relative error in norm; false for anything not finite."""
+    difference = (found.double() - expected.double()).norm()
+    return bool(difference <= tolerance * expected.double().norm() + 1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("variant", ["plain", "bias", "residual", "rows", "masked", "wide"])
+def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str) -> None:
+    num_seeds, batch, depth, width = size
+    saved = random(num_seeds, 3, batch, depth)  # one position of a longer tensor
+    x, w = saved[:, 1], random(num_seeds, width, depth + 8)[:, :, 8:].mT
+    options: dict[str, Any] = {}
+    if variant == "bias":
+        options = {"addend": random(num_seeds, width), "relu": True}
+    elif variant == "residual":
+        options = {"addend": random(num_seeds, batch, width)}
+    elif variant == "rows":
+        tokens = torch.randint(0, 9, (num_seeds, batch, 4), device="cuda", dtype=torch.int32)[:, :, 2]
+        options = {"rows": (random(num_seeds, 9, width), tokens), "relu": True}
+    elif variant == "masked":
+        options = {"addend": random(num_seeds, batch, width), "positive": (random(num_seeds, batch, width), 1.25)}
+    elif variant == "wide":
+        options = {"addend": random(num_seeds, batch, width, dtype=torch.float32)}
+    kind = torch.float32 if variant == "wide" else HALF
+    found = poisoned(num_seeds, 2, batch, width, dtype=kind)
+    kernels.linear(x, w, found[:, 1], **options)
+    expected = torch.empty(num_seeds, batch, width, device="cuda")
+    raised = {
+        name: tuple(v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for v in value)
+        if isinstance(value, tuple)
+        else (value.float() if isinstance(value, Tensor) else value)
+        for name, value in options.items()
+    }
+    plain.linear(x.float(), w.float(), expected, **raised)
+    assert close(found[:, 1], expected)
+    assert found[:, 0].isnan().all(), "wrote outside"
+
+
+@pytest.mark.parametrize(("num_seeds", "batch", "width"), [(1, 8, 256), (3, 37, 45), (5, 301, 256), (2, 5, 512)])
+def test_gates(kernels: Any, num_seeds: int, batch: int, width: int) -> None:
+    gates = 2 * random(num_seeds, 2, batch, 3 * width)
+    previous, d_context = (random(num_seeds, batch, width, dtype=torch.float32) for _ in range(2))
+    gamma = 5 * random(num_seeds, width, dtype=torch.float32)  # some contexts reach the clamp
+    beta = random(num_seeds, width, dtype=torch.float32)
+    context, state = poisoned(num_seeds, batch, width, dtype=torch.float32), poisoned(num_seeds, batch, width)
+    kernels.gates_forward(gates[:, 1], previous, gamma, beta, context, state)
+    expected = torch.empty_like(context)
+    plain.gates_forward(gates[:, 1], previous, gamma, beta, expected, expected)
+    assert close(context, expected, 1e-5)
+    assert torch.equal(state, context.half())
+    assert (context.abs() == 10).any()
+    results = []
+    for pieces in (kernels, plain):
+        d_gates = poisoned(num_seeds, 2, batch, 3 * width, dtype=torch.float32)
+        carry, sums = torch.full_like(previous, float("nan")), pieces.gate_sums(gamma, batch)
+        for _ in range(2):
+            pieces.gates_backward(d_context, gates[:, 1], previous, gamma, beta, d_gates[:, 1], carry, sums)
+        results.append((d_gates[:, 1], carry, sums.sum(1)))
+    for found, wanted in zip(*results, strict=True):
+        assert close(found, wanted, 1e-4)
+
+
+@pytest.mark.parametrize(("rows", "width"), [(100, 1000), (7, 11), (300, 1024)])
+def test_cross_entropy_rows(kernels: Any, rows: int, width: int) -> None:
+    values, bias = 3 * random(rows, width), random(width, dtype=torch.float32)
+    targets = torch.randint(0, width, (rows,), device="cuda", dtype=torch.int32)
+    targets[::3] = 0
+    scale = torch.tensor(7.0, device="cuda")
+    raised = values.float()
+    expected = plain.cross_entropy_rows(raised, bias, targets, 0, scale, gradient=True)
+    untouched = values.clone()
+    without = kernels.cross_entropy_rows(untouched, bias, targets, 0, scale, gradient=False)
+    assert torch.equal(untouched, values)
+    found = kernels.cross_entropy_rows(values, bias, targets, 0, scale, gradient=True)
+    for a, b, c in zip(found, expected, without, strict=True):
+        assert close(a, b, 1e-5)
+        assert torch.equal(a, c)
+    assert close(values, raised, 1e-3)
+
+
+def test_sums_and_table_gradient(kernels: Any) -> None:
+    rows = random(2, 5, 33, 64)
+    tokens = torch.randint(0, 9, (2, 33, 5), device="cuda", dtype=torch.int32)
+    assert close(kernels.column_sums(rows, torch.float32), plain.column_sums(rows, torch.float32))
+    assert close(kernels.table_gradient(rows, tokens, 9), plain.table_gradient(rows.float(), tokens, 9))
+
+
+def test_dropout_of_the_kernels(kernels: Any) -> None:
+    device = torch.device("cuda")
+    step = torch.tensor([5], dtype=torch.int32, device=device)
+    together = Dropout(0.1, keys=dropout_keys([0, 1, 2], device), step=step)
+    alone = Dropout(0.1, keys=dropout_keys([2], device), step=step)
+    mask = kernels.keep_mask(together, 77, 2048, 512)
+    assert torch.equal(mask[2], kernels.keep_mask(alone, 77, 2048, 512)[0])
+    dropped = 1 - mask.double().mean((1, 2))
+    assert (dropped - 0.1).abs().max() < 5 * (0.09 / 2**20) ** 0.5 + 2**-17
+    later = Dropout(0.1, keys=together.keys, step=step + 1)
+    others = [kernels.keep_mask(together, 78, 2048, 512), kernels.keep_mask(later, 77, 2048, 512), mask.roll(1, 0)]
+    neighbours = [mask.roll(1, 1), mask.roll(1, 2), mask.roll(2, 2)]
+    for other in (*others, *neighbours):  # two independent masks agree in 0.9^2 + 0.1^2 of all places
+        assert abs((mask == other).double().mean().item() - 0.82) < 2e-3
+    rows = mask.double().mean(2)
+    assert abs(rows.std().item() - (0.09 / 512) ** 0.5) < 3e-4, "as many in each row as chance has it"
+    x, w = torch.ones(3, 2048, 64, device=device, dtype=HALF), torch.ones(3, 64, 512, device=device, dtype=HALF)
+    out = poisoned(3, 2048, 512)
+    kernels.linear(x, w, out, relu=True, dropout=(together, 77))
+    assert torch.equal(out > 0, mask)
+    assert close(out[mask], torch.full_like(out[mask], 64 / 0.9))
+
+
+@pytest.mark.parametrize(("num_layers", "batch"), [(1, 50), (4, 33), (8, 129), (6, 2048)])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_gradients_in_fp16_follow_the_definition_in_float32(
+    kernels: Any, num_layers: int, batch: int, dropout: float
+) -> None:
+    shape = ModelShape(1000, 256, 256, 512, num_layers)
+    parameters = {name: (2 * value).cuda() for name, value in initial_parameters(shape, [0, 1]).items()}
+    length = 12
+    windows = torch.randint(0, 1000, (2, batch, length + 1), device="cuda", dtype=torch.int32)
+    windows[torch.rand(windows.shape, device="cuda") < 0.3] = 1  # as in the corpus
+    windows[:, ::3, 5:] = 0
+    drawn, keep = None, None
+    if dropout:
+        step = torch.zeros(1, dtype=torch.int32, device="cuda")
+        drawn = Dropout(dropout, keys=dropout_keys([0, 1], torch.device("cuda")), step=step)
+        places = [[layer * length + t for t in range(length)] for layer in range(num_layers)]
+        keep = [torch.stack([kernels.keep_mask(drawn, p, batch, 512) for p in row], dim=1) for row in places]
+    counts = (windows[:, :, 1:] != 0).sum((1, 2))
+    scale = 1024 / counts
+    losses, gradients = losses_and_gradients(parameters, windows, 0, scale, drawn, HALF)
+    expected_losses, expected = reference(parameters, windows.long(), scale, keep, dropout)
+    assert close(losses, expected_losses, 1e-3)
+    errors = {name: relative_error(gradients[name], gradient) for name, gradient in expected.items()}
+    _, usual = reference(parameters, windows.long(), scale, keep, dropout, autocast=True)
+    bounds = {name: max(1e-2, 1.5 * relative_error(usual[name], gradient)) for name, gradient in expected.items()}
+    assert all(errors[name] <= bounds[name] for name in errors), (errors, bounds)
+    if batch == 2048:  # in a large batch what rounding does at the edge of relu averages out
+        assert max(errors.values()) < 1e-2, errors
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def reference(
+    parameters: Parameters,
+    windows: Tensor,
+    scale: Tensor,
+    keep: list[Tensor] | None,
+    p: float,
+    autocast: bool = False,
+) -> tuple[Tensor, Parameters]:
+    leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+    with torch.autocast("cuda", HALF, enabled=autocast):
+        outputs = logits(leaves, windows[:, :, :-1], keep, p).float()
+    losses = torch.stack(
+        [
+            cross_entropy(o.flatten(0, 1), w[:, 1:].flatten(), ignore_index=0, reduction="sum")
+            for o, w in zip(outputs, windows, strict=True)
+        ]
+    )
+    gradients = torch.autograd.grad(losses @ scale, list(leaves.values()))
+    return losses.detach(), dict(zip(leaves, gradients, strict=True))
