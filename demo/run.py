@@ -1,6 +1,6 @@
-"""Runs the whole pipeline on a small generated corpus in a copy of the project: python demo/run.py [FOLDER].
+"""Runs the whole pipeline on a small generated corpus in a copy of the project: python demo/run.py.
 
-The copy (build/demo by default) is a git and DVC project of its own, to look at and to play with; the checkout itself
+The copy, build/demo, is a git and DVC project of its own, to look at and to play with; the checkout itself
 stays as it is.
 """
 
@@ -59,7 +59,7 @@ def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, A
 
 def main() -> None:
     """Copies, runs `dvc repro`, and shows the table and where the pictures are."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "demo"
+    folder = ROOT / "build" / "demo"
     if folder.exists():
         shutil.rmtree(folder)
     start = time.monotonic()

@@ -4,6 +4,7 @@ They use the library in the `src` folder beside them, whatever else is installed
 copy of the project must run the copy's code.
 """
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from newllm.errors import UserError
 
+if sys.argv[0] == "-m":  # run as a stage: a signal ends it quietly, during the slow imports too, and what it began to
+    for number in (signal.SIGINT, signal.SIGTERM):  # write is removed as after any error
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+
 
 def run(stage: Callable[[], None]) -> None:
-    """Runs a stage's main function; ends with status 1 and one message for what the user or the disk can cause."""
+    """Runs a stage's main function; ends with status 1 and one message for what the user or the machine can cause."""
     try:
         stage()
     except UserError as error:
@@ -22,5 +27,15 @@ def run(stage: Callable[[], None]) -> None:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {place}{error.strerror or error}; free or repair the disk or its permissions and run again")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        sys.exit(
+            f"error: out of memory: {error}; lower train.batch_size, train.seeds or the sizes in model and run again"
+        )
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether Python or torch (which raises RuntimeError on a CPU) found no memory."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text

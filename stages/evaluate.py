@@ -12,7 +12,7 @@ from newllm.analysis.layers import layer_metrics
 from newllm.config import load_config
 from newllm.data.windows import load_windows
 from newllm.errors import UserError
-from newllm.files import write_json
+from newllm.files import atomic_path, write_json
 from newllm.model.definition import Parameters
 from newllm.training.checkpoint import TrainingRecord, load
 from newllm.training.device import DTYPES, choose_device
@@ -37,12 +37,13 @@ def main() -> None:
     for split, prefix in (("validation", "val"), ("test", "test")):
         for seed, scores in zip(seeds, _scores(parameters, record, split), strict=True):
             seed |= {f"{prefix}_{name}": value for name, value in scores.items()}
-    metrics = Path("metrics")
     provenance = record.model_dump(exclude={"shape", "seeds"})
     # in a list, which DVC does not take for figures to compare
     runs = {"num_layers": num_layers, **provenance, "seeds": seeds}
-    write_json(metrics / "runs" / f"{num_layers}.json", {"runs": [runs]})
-    write_json(metrics / "layers" / f"{num_layers}.json", layer_metrics(num_layers, record.shape.num_params, seeds))
+    places = [Path("metrics") / kind / f"{num_layers}.json" for kind in ("runs", "layers")]
+    with atomic_path(places[0]) as new_runs, atomic_path(places[1]) as new_layers:
+        write_json(new_runs, {"runs": [runs]})
+        write_json(new_layers, layer_metrics(num_layers, record.shape.num_params, seeds))
 
 
 def _scores(parameters: Parameters, record: TrainingRecord, split: str) -> list[dict[str, float]]:

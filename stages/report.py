@@ -1,6 +1,7 @@
 """Stage report: metrics and curves of the depths → summary, Markdown report, series and pictures."""
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 
 from newllm.analysis import figures, report, results, summary
@@ -25,12 +26,12 @@ def main() -> None:
     }
     curves = summary.learning_curves(loaded)
     depths = summary.perplexity_by_depth(loaded)
-    write_json(METRICS / "summary.json", summary.headline(comparison))
-    write_csv(PLOTS / "learning_curves.csv", curves)
-    write_csv(PLOTS / "perplexity_by_depth.csv", depths)
-    for path, content in contents.items():
-        with atomic_path(path) as beside:
-            beside.write_bytes(content)
+    with ExitStack() as places:
+        write_json(places.enter_context(atomic_path(METRICS / "summary.json")), summary.headline(comparison))
+        write_csv(places.enter_context(atomic_path(PLOTS / "learning_curves.csv")), curves)
+        write_csv(places.enter_context(atomic_path(PLOTS / "perplexity_by_depth.csv")), depths)
+        for path, content in contents.items():
+            places.enter_context(atomic_path(path)).write_bytes(content)
 
 
 def _depths() -> list[int]:

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import torch
 
-from newllm.config import load_config
+from newllm.config import Config, load_config
 from newllm.data.windows import load_windows
 from newllm.errors import UserError
-from newllm.files import sha256, write_csv
+from newllm.files import atomic_path, sha256, write_csv
 from newllm.model.definition import ModelShape
 from newllm.training.checkpoint import TrainingRecord, save
 from newllm.training.device import choose_device, describe
 from newllm.training.provenance import git_state
+from newllm.training.results import Training
 from newllm.training.trainer import train
 from stages import run
 
@@ -42,11 +43,18 @@ def main() -> None:
             )
     windows = tuple(torch.from_numpy(array.astype("int32")).to(device) for array in arrays)
     print(f"{num_layers} layers, {shape.num_params:,} parameters, {config.train.precision}, {describe(device)}")
-    training = train(shape, model.dropout, config.train, (windows[0], windows[1]))
+    weights, curves = Path("models") / str(num_layers), Path("plots/curves") / f"{num_layers}.csv"
+    with atomic_path(weights) as new_weights, atomic_path(curves) as new_curves:  # fails now if it must, not at the end
+        training = train(shape, model.dropout, config.train, (windows[0], windows[1]))
+        save(new_weights, training, _record(config, shape, device, training))
+        write_csv(new_curves, [asdict(row) for row in training.curves])
+
+
+def _record(config: Config, shape: ModelShape, device: torch.device, training: Training) -> TrainingRecord:
     commit, dirty = git_state(Path.cwd())
-    record = TrainingRecord(
+    return TrainingRecord(
         shape=shape,
-        parameters={"model": model.model_dump(exclude={"num_layers"}), "train": config.train.model_dump()},
+        parameters={"model": config.model.model_dump(exclude={"num_layers"}), "train": config.train.model_dump()},
         data_sha256=sha256(WINDOWS / "train.npy"),
         device=describe(device),
         precision=config.train.precision,
@@ -55,8 +63,6 @@ def main() -> None:
         git_dirty=dirty,
         seeds=training.results,
     )
-    save(Path("models") / str(num_layers), training, record)
-    write_csv(Path("plots/curves") / f"{num_layers}.csv", [asdict(row) for row in training.curves])
 
 
 if __name__ == "__main__":

@@ -193,6 +193,7 @@ def test_another_depth_trains_that_depth_alone_and_leaves_no_trace(project: Proj
     assert {name: after[name] for name in before} == before, "the report must not see what depth 3 left"
 
 
+BASELINE = ("study.baseline_num_layers", 7)
 QUEUED_CODE = """
 
 _write_report = write_report
@@ -233,7 +234,7 @@ def experiment_ref(project: Project, name: str) -> str:
 def test_a_bad_parameter_costs_no_output(project: Project) -> None:
     before = project.results()
     models = {path: path.stat().st_mtime_ns for path in project.folder.glob("models/**/*")}
-    for name, value in (("train.epochs", 0), ("data.stride", 0), ("train.seeds", []), ("model.dropuot", 0.2)):
+    for name, value in (("train.epochs", 0), ("data.stride", 0), ("train.seeds", []), ("model.dropuot", 0.2), BASELINE):
         project.set(name, value)
         output = project.run("dvc", "repro", status=1)
         assert name.split(".")[1] in output

@@ -65,8 +65,9 @@ def test_depths_are_the_same_everywhere() -> None:
     depths = PIPELINE["stages"]["train"]["foreach"]
     assert depths == [1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]
     assert PIPELINE["stages"]["evaluate"]["foreach"] == depths
-    listed = STAGES["report"]["cmd"].split("--num-layers ")[1].split()
-    assert listed == [str(depth) for depth in depths]
+    for name in ("check_parameters", "report"):
+        listed = STAGES[name]["cmd"].split("--num-layers ")[1].split()
+        assert listed == [str(depth) for depth in depths]
 
 
 def test_parameters_are_those_of_the_file() -> None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from newllm.errors import UserError
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Dimension = Annotated[int, Field(ge=1, le=65_536)]
 NumLayers = Annotated[int, Field(ge=1, le=1_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -64,7 +64,7 @@ class ModelConfig(_Section):
     embedding_dim: Dimension
     context_dim: Dimension
     hidden_size: Dimension
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: Annotated[float, Field(ge=0, le=0.999)]
 
 
 class TrainConfig(_Section):

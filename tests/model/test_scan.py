@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
+from newllm.model import plain
 from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
 from newllm.model.gradients import losses_and_gradients
 from newllm.model.head import cross_entropy
@@ -69,6 +70,19 @@ def test_loss_and_gradients_equal_the_definition(num_layers: int, batch: int, dr
     for name, b in expected_gradients.items():
         assert (found_gradients[name] - b).norm() <= 1e-9 * b.norm(), name
         assert b.norm() > 0, name
+
+
+def test_a_loss_in_chunks_is_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = ModelShape(vocabulary_size=11, embedding_dim=5, context_dim=4, hidden_size=6, num_layers=2)
+    parameters = lively_parameters(shape, [0, 1])
+    windows = torch.randint(0, 11, (2, 3, 9), generator=torch.Generator().manual_seed(8))
+    scale = torch.tensor([0.5, 3.0], dtype=torch.float64)
+    expected, expected_gradients = by_definition(parameters, windows, scale)
+    monkeypatch.setattr(plain, "CHUNK", 5)  # of 24 positions a seed
+    found, found_gradients = by_scan(parameters, windows, scale)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+    for name, b in expected_gradients.items():
+        assert (found_gradients[name] - b).norm() <= 1e-9 * b.norm(), name
 
 
 def test_the_clamp_is_exercised() -> None:
@@ -149,7 +163,8 @@ def test_dropout_masks_depend_on_seed_and_step_alone() -> None:
     assert not torch.equal(together[0][0], together[1][0])
 
 
-def test_dropout_rate() -> None:
-    (mask,) = dropout_masks([5], 0, (1, 100, 100, 100), 0.1, torch.device("cpu"))
+@pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 0.999, 0.9999999])
+def test_dropout_rate(probability: float) -> None:
+    (mask,) = dropout_masks([5], 0, (1, 100, 100, 100), probability, torch.device("cpu"))
     dropped = 1 - mask.double().mean().item()
-    assert abs(dropped - 0.1) < 5 * (0.09 / 1e6) ** 0.5 + 2**-17
+    assert abs(dropped - probability) <= 5 * (probability * (1 - probability) / 1e6) ** 0.5 + 2**-15

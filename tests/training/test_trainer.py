@@ -11,7 +11,7 @@ from newllm.config import TrainConfig
 from newllm.errors import UserError
 from newllm.model.definition import ModelShape, initial_parameters, logits
 from newllm.model.streams import dropout_masks, random_stream
-from newllm.training import trainer
+from newllm.training import loss_scaling, trainer
 from newllm.training.device import choose_device, full_study_seconds
 from newllm.training.evaluation import loss_and_accuracy
 from newllm.training.graphs import Graphs
@@ -125,6 +125,11 @@ def test_kept_parameters_are_those_of_the_best_epoch() -> None:
         assert result.best_epoch == curve.index(min(curve)) + 1
         assert loss == pytest.approx(min(curve), rel=1e-5)
         assert result.epochs_run == len(curve)
+        assert result.stopped_early == (len(curve) < 40)
+        rows = [row for row in trained.curves if row.seed == seed]
+        assert result.train_loss == rows[result.best_epoch - 1].train_loss
+        assert result.train_seconds == pytest.approx(sum(row.seconds for row in rows))
+        assert result.tokens_per_second == pytest.approx(len(curve) * 300 * 9 / result.train_seconds)
     assert any(result.best_epoch < result.epochs_run for result in trained.results)
 
 
@@ -135,6 +140,10 @@ def test_early_stopping_in_a_stack_leaves_the_others_as_they_are() -> None:
     assert {r.stopped_early for r in single.results} == {True}
     assert len({r.epochs_run for r in single.results}) > 1, "seeds should stop at different epochs for this test"
     assert [r.epochs_run for r in stacked.results] == [r.epochs_run for r in single.results]
+    curves = [[row.val_loss for row in run.curves] for run in (stacked, single)]
+    assert curves[0] == pytest.approx(curves[1], rel=1e-3)
+    for name, value in single.parameters.items():
+        assert (stacked.parameters[name] - value).norm() <= 1e-2 * value.norm(), name
 
 
 def test_a_loss_that_is_not_finite_names_depth_seed_epoch_and_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +159,30 @@ def test_a_loss_that_is_not_finite_names_depth_seed_epoch_and_step(monkeypatch: 
     monkeypatch.setattr(trainer, "losses_and_gradients", failing)
     with pytest.raises(UserError, match=r"2 layers, seed 0, epoch 2, step 2: .*not finite.*base_learning_rate"):
         train(SHAPE, 0.0, settings(), DATA)
+
+
+def test_a_validation_loss_out_of_range_stops_too() -> None:
+    with pytest.raises(UserError, match=r"seed 0, epoch \d+, .*base_learning_rate \(now 1e\+08\)"):
+        train(SHAPE, 0.0, settings(base_learning_rate=1e8), DATA)
+
+
+@pytest.fixture
+def modest_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first loss scale that does not overflow, so that no step is skipped."""
+    monkeypatch.setattr(loss_scaling, "INITIAL_SCALE", 2.0**7)
+
+
+@pytest.mark.usefixtures("modest_scale")
+def test_training_in_fp16_follows_float32_with_its_loss_scale_taken_out() -> None:
+    changes = {"seeds": [0, 1], "base_learning_rate": 0.002}
+    half = train(SHAPE, 0.1, settings(precision="fp16", **changes), DATA)
+    full = train(SHAPE, 0.1, settings(**changes), DATA)
+    for name, tolerance in (("train_loss", 3e-3), ("val_loss", 3e-3), ("gradient_norm", 0.1)):
+        found, expected = ([getattr(row, name) for row in run.curves] for run in (half, full))
+        assert found == pytest.approx(expected, rel=tolerance), name
+    assert [row.val_loss for row in half.curves] != [row.val_loss for row in full.curves]
+    assert {row.loss_scale for row in half.curves} == {2.0**7}
+    assert {row.loss_scale for row in full.curves} == {1.0}
 
 
 def test_evaluation_does_not_depend_on_the_batch() -> None:
@@ -169,6 +202,7 @@ def test_fp16_without_a_gpu_says_what_to_set_and_how_long() -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.usefixtures("modest_scale")
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
 def test_training_on_a_gpu_follows_the_cpu(precision: str) -> None:
     on_gpu = DATA[0].cuda(), DATA[1].cuda()
@@ -183,6 +217,7 @@ def test_training_on_a_gpu_follows_the_cpu(precision: str) -> None:
 
 
 @pytest.mark.cuda
+@pytest.mark.usefixtures("modest_scale")
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_a_seed_on_a_gpu_does_not_depend_on_its_neighbours_beyond_rounding(precision: str) -> None:
     on_gpu = DATA[0].cuda(), DATA[1].cuda()

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from newllm.model.definition import CONTEXT_LIMIT, LAYER_NORM_EPS
-from newllm.model.streams import DECISIONS, Dropout
+from newllm.model.streams import Dropout
 
 CHUNK = 131_072  # positions whose logits exist at once: the study's largest batch of one seed
 GATE_ROWS = 1  # windows that one program of the gate kernels handles
@@ -145,7 +145,7 @@ def linear(
         x.stride(0), x.stride(1), w.stride(0), w.stride(1), w.stride(2), out.stride(0), out.stride(1),
         0 if addend is None else addend.stride(0), addend.stride(1) if addend is not None and addend.dim() == 3 else 0,
         table.stride(0), tokens.stride(0), tokens.stride(1), hidden.stride(0), hidden.stride(1),
-        place, 0 if drawn is None else round(drawn.probability * DECISIONS), factor,
+        place, 0 if drawn is None else drawn.threshold, factor,
         ADDEND=addend is not None, ROWS=rows is not None, RELU=relu, DROPOUT=drawn is not None,
         POSITIVE=positive is not None, EVEN_K=depth % block_k == 0,
         BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=warps, num_stages=stages,
@@ -361,6 +361,5 @@ def keep_mask(dropout: Dropout, place: int, batch: int, width: int) -> Tensor:
     out = torch.empty(num_seeds, batch, width, dtype=torch.int8, device=dropout.keys.device)
     count = batch * width
     grid = (triton.cdiv(count, 1024), num_seeds)
-    threshold = round(dropout.probability * DECISIONS)
-    _keep_kernel[grid](out, dropout.keys, dropout.step, place, count, threshold, BLOCK=1024)
+    _keep_kernel[grid](out, dropout.keys, dropout.step, place, count, dropout.threshold, BLOCK=1024)
     return out.bool()

@@ -41,9 +41,18 @@ class Dropout:
     step: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
+    def threshold(self) -> int:
+        """A unit is dropped if its 16 random bits are below this number."""
+        return _threshold(self.probability)
+
+    @property
     def scale(self) -> float:
         """Factor of the units that are kept."""
         return 1 / (1 - self.probability)
+
+
+def _threshold(probability: float) -> int:
+    return min(round(probability * DECISIONS), DECISIONS - 1)
 
 
 def dropout_keys(seeds: Sequence[int], device: torch.device) -> Tensor:
@@ -71,7 +80,7 @@ def dropout_masks(
     num_layers, length, batch, hidden_size = size
     shape = (len(seeds), length, batch, hidden_size)
     masks = [torch.empty(shape, dtype=torch.bool, device=device) for _ in range(num_layers)]
-    threshold = round(probability * DECISIONS) - DECISIONS // 2
+    threshold = _threshold(probability) - DECISIONS // 2  # as a signed number
     count = length * batch * hidden_size
     bits = torch.empty(-(-count // 4), dtype=torch.int64, device=device)
     for index, seed in enumerate(seeds):

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 
 from newllm.config import Precision
 from newllm.errors import UserError
-from newllm.files import atomic_path, read_json, write_json
+from newllm.files import read_json, write_json
 from newllm.model.definition import ModelShape, Parameters
 from newllm.training.results import SeedResult, Training
 
@@ -35,12 +36,12 @@ class TrainingRecord(BaseModel):
 
 
 def save(folder: Path, training: Training, record: TrainingRecord) -> None:
-    """Writes weights and record into `folder`, both or none; an earlier folder is replaced."""
-    with atomic_path(folder) as beside:
-        beside.mkdir()
-        contiguous = {name: value.contiguous() for name, value in training.parameters.items()}
-        save_file(contiguous, beside / WEIGHTS, metadata={"num_layers": str(record.shape.num_layers)})
-        write_json(beside / RECORD, record.model_dump())
+    """Writes weights and record into a new `folder`."""
+    contiguous = {name: value.contiguous() for name, value in training.parameters.items()}
+    folder.mkdir()
+    # through Python's own files, whose errors say what is wrong with the disk
+    (folder / WEIGHTS).write_bytes(serialize(contiguous, {"num_layers": str(record.shape.num_layers)}))
+    write_json(folder / RECORD, record.model_dump())
 
 
 def load(folder: Path, num_layers: int) -> tuple[Parameters, TrainingRecord]:

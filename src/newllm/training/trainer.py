@@ -24,6 +24,8 @@ from newllm.training.results import EpochRow, SeedResult, Training
 from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
 from newllm.training.stack import Adam, clip_, flatten, unflatten
 
+LARGEST_LOSS = 200.0  # nats; a validation loss beyond is a training gone wrong, and its perplexity no number to use
+
 
 def train(
     shape: ModelShape,
@@ -149,8 +151,9 @@ class StackTrainer:
         rows = []
         for seed, (train_loss, norm, _, val, accuracy, scale) in zip(self.seeds, values, strict=True):
             share = seconds / len(self.seeds)
-            ppl = _perplexity(val)
-            row = EpochRow(self.shape.num_layers, seed, epoch, train_loss, val, ppl, accuracy, norm, scale, share)
+            row = EpochRow(
+                self.shape.num_layers, seed, epoch, train_loss, val, math.exp(val), accuracy, norm, scale, share
+            )
             rows.append(row)
             self.curves[seed].append(row)
         means = [sum(column) / len(rows) for column in zip(*((r.train_loss, r.val_loss) for r in rows), strict=True)]
@@ -190,11 +193,11 @@ class StackTrainer:
 
     def _check(self, epoch: int, failed_steps: list[float], val_losses: list[float]) -> None:
         for seed, step, val_loss in zip(self.seeds, failed_steps, val_losses, strict=True):
-            if step >= 0 or not math.isfinite(val_loss):
+            if step >= 0 or not val_loss < LARGEST_LOSS:
                 where = f"step {int(step) + 1}" if step >= 0 else "validation"
                 raise UserError(
                     f"training of {self.shape.num_layers} layers, seed {seed}, epoch {epoch}, {where}: the loss or "
-                    "its gradients are not finite, and no loss scale cures it; expected finite numbers. Lower "
+                    f"its gradients are not finite or beyond {LARGEST_LOSS:g} nats, and no loss scale cures it. Lower "
                     f"train.base_learning_rate (now {self.config.base_learning_rate:g}) or use another train.precision "
                     f"(now {self.config.precision})"
                 )
@@ -254,7 +257,3 @@ class EpochTotals:
     def means(self) -> tuple[Tensor, Tensor, Tensor]:
         """Token-weighted mean loss, mean gradient norm over steps that were not skipped, first failed step or -1."""
         return self.loss / self.targets, self.norm / self.applied.clamp(min=1), self.failed_step
-
-
-def _perplexity(loss: float) -> float:
-    return math.exp(min(loss, 700.0))  # exp overflows a double beyond

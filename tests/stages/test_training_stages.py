@@ -1,0 +1,122 @@
+"""The train and evaluate stages as a user runs them, in a copy of the project."""
+
+import json
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from demo.run import copy_project, environment
+from tests.test_pipeline import SMALL, Project
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("training stages")]
+
+
+def stage(name: str) -> tuple[str, ...]:
+    depth = ("--num-layers", "2") if name in ("train", "evaluate") else ()
+    return ("python", "-m", f"stages.{name}", *depth)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    folder = tmp_path_factory.mktemp("trained")
+    copy_project(folder, SMALL)
+    project = Project(folder)
+    for name in ("download", "build_vocabulary", "tokenize", "train", "evaluate"):
+        project.run(*stage(name))
+    return project
+
+
+@pytest.fixture
+def project(trained: Project) -> Iterator[Project]:
+    """The project, whose results and inputs the test must leave as they were."""
+    before = contents(trained)
+    parameters = (trained.folder / "params.yaml").read_bytes()
+    yield trained
+    (trained.folder / "params.yaml").write_bytes(parameters)
+    assert contents(trained) == before
+
+
+def contents(project: Project) -> dict[str, bytes]:
+    names = [path for kind in ("data", "models", "metrics", "plots") for path in project.folder.glob(f"{kind}/**/*")]
+    return {str(path.relative_to(project.folder)): path.read_bytes() for path in names if path.is_file()}
+
+
+def fails(project: Project, *command: str) -> str:
+    output = project.run(*command, status=1)
+    assert "Traceback" not in output
+    return output
+
+
+def test_a_full_disk_costs_no_earlier_output(project: Project) -> None:
+    command = "ulimit -f 8; exec python -m stages.train --num-layers 2"  # no file of more than 8 KiB
+    assert "File too large" in fails(project, "bash", "-c", command)
+
+
+def test_a_place_that_cannot_be_written_is_found_before_training(project: Project) -> None:
+    curves = project.folder / "plots" / "curves"
+    kept = curves.rename(project.folder / "plots" / "kept")
+    curves.write_text("a file where a folder should be")
+    try:
+        output = fails(project, *stage("train"))
+        assert "plots/curves" in output
+        assert "epoch 1" not in output
+    finally:
+        curves.unlink()
+        kept.rename(curves)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_training_and_leaves_nothing(project: Project, number: signal.Signals) -> None:
+    project.set("train.epochs", 100_000)
+    process = subprocess.Popen(
+        stage("train"),
+        cwd=project.folder,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    while "epoch 1/" not in (line := process.stdout.readline()):
+        assert line, "training ended"
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
+    assert not [*project.folder.glob("models/.*"), *project.folder.glob("plots/curves/.*")]
+
+
+def test_a_diverging_training_is_stopped(project: Project) -> None:
+    project.set("train.base_learning_rate", 1e8)
+    output = fails(project, *stage("train"))
+    assert re.search(r"2 layers, seed 0, epoch \d.*train.base_learning_rate", output)
+
+
+def test_evaluate_refuses_weights_of_other_parameters(project: Project) -> None:
+    project.set("model.dropout", 0.3)
+    assert "trained with parameters other than" in fails(project, *stage("evaluate"))
+
+
+def test_windows_with_ids_beyond_the_vocabulary_are_refused(project: Project) -> None:
+    project.set("data.vocabulary_size", 30)
+    output = fails(project, *stage("train"))
+    assert re.search(r"train\.npy: found id \d+, expected less than data\.vocabulary_size = 30", output)
+
+
+def test_metrics_follow_from_the_seeds(project: Project) -> None:
+    layers = json.loads((project.folder / "metrics/layers/2.json").read_text())
+    (runs,) = json.loads((project.folder / "metrics/runs/2.json").read_text())["runs"]
+    for name in ("val_ppl", "test_loss", "train_seconds", "best_epoch"):
+        values = [seed[name] for seed in runs["seeds"]]
+        assert layers[name] == pytest.approx(sum(values) / len(values))
+    half_range = abs(runs["seeds"][0]["val_ppl"] - runs["seeds"][1]["val_ppl"]) / 2
+    assert layers["val_ppl_ci95"] == pytest.approx(12.706 * half_range, rel=1e-3)  # t(0.975, 1) = 12.706
+    assert runs["parameters"]["train"] == yaml.safe_load((project.folder / "params.yaml").read_text())["train"]
+    rows = [line.split(",") for line in (project.folder / "plots/curves/2.csv").read_text().splitlines()[1:]]
+    for seed in runs["seeds"]:
+        (row,) = [cells for cells in rows if cells[1:3] == [str(seed["seed"]), str(seed["best_epoch"])]]
+        assert float(row[4]) == pytest.approx(seed["val_loss"], rel=1e-6), "the best epoch's loss, evaluated again"

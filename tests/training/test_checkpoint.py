@@ -1,0 +1,95 @@
+"""Weights and record on the disk: what is saved is loaded, and what is damaged is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from newllm.errors import UserError
+from newllm.model.definition import ModelShape, initial_parameters
+from newllm.training.checkpoint import TrainingRecord, load, save
+from newllm.training.results import SeedResult, Training
+
+SHAPE = ModelShape(11, 5, 4, 6, 2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    results = [SeedResult(seed, 3, 4, False, 1.5, 2.5, 100.0) for seed in (0, 7)]
+    record = TrainingRecord(
+        shape=SHAPE,
+        parameters={"train": {"epochs": 4}},
+        data_sha256="0" * 64,
+        device="CPU",
+        precision="fp32",
+        torch_version="2",
+        git_commit=None,
+        git_dirty=None,
+        seeds=results,
+    )
+    save(tmp_path / "2", Training(initial_parameters(SHAPE, [0, 7]), [], results), record)
+    return tmp_path / "2"
+
+
+def test_what_is_saved_is_loaded(folder: Path) -> None:
+    parameters, record = load(folder, 2)
+    expected = initial_parameters(SHAPE, [0, 7])
+    assert list(parameters) == list(expected)
+    assert all(torch.equal(parameters[name], value) for name, value in expected.items())
+    assert record.shape == SHAPE
+    assert [result.seed for result in record.seeds] == [0, 7]
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def spoil(folder: Path) -> None:
+    values = load_file(folder / "weights.safetensors")
+    values["output.bias"][1, 3] = float("nan")
+    save_file(values, folder / "weights.safetensors")
+
+
+def reshape(folder: Path) -> None:
+    values = load_file(folder / "weights.safetensors")
+    values["output.bias"] = values["output.bias"][:, :-1].contiguous()
+    save_file(values, folder / "weights.safetensors")
+
+
+def drop_a_tensor(folder: Path) -> None:
+    values = load_file(folder / "weights.safetensors")
+    del values["hidden.2.bias"]
+    save_file(values, folder / "weights.safetensors")
+
+
+def change_record(folder: Path) -> None:
+    record = json.loads((folder / "training.json").read_text())
+    record["seeds"] = "five"
+    (folder / "training.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, r"weights\.safetensors: not a whole safetensors file"),
+        (spoil, r"weights\.safetensors: holds numbers that are not finite"),
+        (reshape, r"weights\.safetensors: tensor output\.bias is \(2, 10\), expected \(2, 11\)"),
+        (drop_a_tensor, r"weights\.safetensors: tensor hidden\.2\.bias is None, expected \(2, 6\)"),
+        (change_record, r"training\.json: seeds: "),
+        (lambda folder: (folder / "training.json").write_text("{"), r"training\.json: not valid JSON"),
+        (lambda folder: (folder / "weights.safetensors").unlink(), r"weights\.safetensors: no such file"),
+    ],
+)
+def test_damage_is_named(folder: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(folder)
+    with pytest.raises(UserError, match=message + r".*dvc repro train@2"):
+        load(folder, 2)
+
+
+def test_another_depth_is_refused(folder: Path) -> None:
+    with pytest.raises(UserError, match="found a model of 2 layers, expected 3"):
+        load(folder, 3)
