@@ -19,6 +19,8 @@ from newllm.training.device import DTYPES, choose_device
 from newllm.training.evaluation import loss_and_accuracy
 from stages import run
 
+TOLERANCE = 0.01  # nats between training's validation loss and the same weights' here; rounding makes some 1e-4
+
 
 def main() -> None:
     """Reads models/<depth>/ and the windows of the validation and test splits."""
@@ -34,9 +36,16 @@ def main() -> None:
             f"{folder}: trained with parameters other than those of params.yaml; run `dvc repro train@{num_layers}`"
         )
     seeds = [asdict(result) for result in record.seeds]
-    for split, prefix in (("validation", "val"), ("test", "test")):
-        for seed, scores in zip(seeds, _scores(parameters, record, split), strict=True):
-            seed |= {f"{prefix}_{name}": value for name, value in scores.items()}
+    validation, test = (_scores(parameters, record, split) for split in ("validation", "test"))
+    for seed, val_scores, test_scores in zip(seeds, validation, test, strict=True):
+        if abs(val_scores["loss"] - seed["val_loss"]) > TOLERANCE:
+            raise UserError(
+                f"{folder}: seed {seed['seed']}: found a validation loss of {val_scores['loss']:.4f}, but training "
+                f"recorded {seed['val_loss']:.4f}: weights, windows and record do not belong together, or the "
+                f"computation differs from training's; run `dvc repro --force train@{num_layers}`"
+            )
+        seed |= {f"val_{name}": value for name, value in val_scores.items()}
+        seed |= {f"test_{name}": value for name, value in test_scores.items()}
     provenance = record.model_dump(exclude={"shape", "seeds"})
     # in a list, which DVC does not take for figures to compare
     runs = {"num_layers": num_layers, **provenance, "seeds": seeds}

@@ -1,5 +1,8 @@
-"""The kernels equal the plain pieces, and the fast path equals the definition, on a GPU."""
+"""The kernels equal the plain pieces, and the fast path equals the definition: on a GPU, or on a CPU by Triton's
+interpreter (TRITON_INTERPRET=1, with Triton installed; slow).
+"""
 
+import os
 from typing import Any
 
 import pytest
@@ -7,12 +10,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from newllm.model import plain
+from newllm.config import TrainConfig
+from newllm.model import plain, scan
 from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
 from newllm.model.gradients import losses_and_gradients
 from newllm.model.streams import Dropout, dropout_keys
+from newllm.training import loss_scaling
+from newllm.training.stack import flatten, unflatten
+from newllm.training.trainer import train
 
-pytestmark = pytest.mark.cuda
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
+pytestmark = [] if INTERPRETED else pytest.mark.cuda
 
 HALF = torch.float16
 SIZES = [(2, 128, 64, 64), (3, 37, 45, 70), (5, 300, 512, 256), (1, 2048, 768, 512), (1, 1, 1, 1)]  # S, B, K, N
@@ -26,12 +35,12 @@ def kernels() -> Any:
 
 
 def random(*size: int, dtype: torch.dtype = HALF) -> Tensor:
-    generator = torch.Generator("cuda").manual_seed(sum(size))
-    return torch.randn(*size, generator=generator, device="cuda").to(dtype)
+    generator = torch.Generator(DEVICE).manual_seed(sum(size))
+    return torch.randn(*size, generator=generator, device=DEVICE).to(dtype)
 
 
 def poisoned(*size: int, dtype: torch.dtype = HALF) -> Tensor:
-    return torch.full(size, float("nan"), device="cuda", dtype=dtype)
+    return torch.full(size, float("nan"), device=DEVICE, dtype=dtype)
 
 
 def close(found: Tensor, expected: Tensor, tolerance: float = 2e-3) -> bool:
@@ -52,7 +61,7 @@ def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str) -> 
     elif variant == "residual":
         options = {"addend": random(num_seeds, batch, width)}
     elif variant == "rows":
-        tokens = torch.randint(0, 9, (num_seeds, batch, 4), device="cuda", dtype=torch.int32)[:, :, 2]
+        tokens = torch.randint(0, 9, (num_seeds, batch, 4), device=DEVICE, dtype=torch.int32)[:, :, 2]
         options = {"rows": (random(num_seeds, 9, width), tokens), "relu": True}
     elif variant == "masked":
         options = {"addend": random(num_seeds, batch, width), "positive": (random(num_seeds, batch, width), 1.25)}
@@ -61,7 +70,7 @@ def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str) -> 
     kind = torch.float32 if variant == "wide" else HALF
     found = poisoned(num_seeds, 2, batch, width, dtype=kind)
     kernels.linear(x, w, found[:, 1], **options)
-    expected = torch.empty(num_seeds, batch, width, device="cuda")
+    expected = torch.empty(num_seeds, batch, width, device=DEVICE)
     raised = {
         name: tuple(v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for v in value)
         if isinstance(value, tuple)
@@ -77,8 +86,9 @@ def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str) -> 
 def test_gates(kernels: Any, num_seeds: int, batch: int, width: int) -> None:
     gates = 2 * random(num_seeds, 2, batch, 3 * width)
     previous, d_context = (random(num_seeds, batch, width, dtype=torch.float32) for _ in range(2))
-    gamma = 5 * random(num_seeds, width, dtype=torch.float32)  # some contexts reach the clamp
-    beta = random(num_seeds, width, dtype=torch.float32)
+    both = random(num_seeds, 7 + 2 * width, dtype=torch.float32)[:, 7:]  # views, as of a trainer's matrix of parameters
+    gamma, beta = both.split(width, dim=1)
+    gamma *= 5  # some contexts reach the clamp
     context, state = poisoned(num_seeds, batch, width, dtype=torch.float32), poisoned(num_seeds, batch, width)
     kernels.gates_forward(gates[:, 1], previous, gamma, beta, context, state)
     expected = torch.empty_like(context)
@@ -100,9 +110,9 @@ def test_gates(kernels: Any, num_seeds: int, batch: int, width: int) -> None:
 @pytest.mark.parametrize(("rows", "width"), [(100, 1000), (7, 11), (300, 1024)])
 def test_cross_entropy_rows(kernels: Any, rows: int, width: int) -> None:
     values, bias = 3 * random(rows, width), random(width, dtype=torch.float32)
-    targets = torch.randint(0, width, (rows,), device="cuda", dtype=torch.int32)
+    targets = torch.randint(0, width, (rows,), device=DEVICE, dtype=torch.int32)
     targets[::3] = 0
-    scale = torch.tensor(7.0, device="cuda")
+    scale = torch.tensor(7.0, device=DEVICE)
     raised = values.float()
     expected = plain.cross_entropy_rows(raised, bias, targets, 0, scale, gradient=True)
     untouched = values.clone()
@@ -117,13 +127,13 @@ def test_cross_entropy_rows(kernels: Any, rows: int, width: int) -> None:
 
 def test_sums_and_table_gradient(kernels: Any) -> None:
     rows = random(2, 5, 33, 64)
-    tokens = torch.randint(0, 9, (2, 33, 5), device="cuda", dtype=torch.int32)
+    tokens = torch.randint(0, 9, (2, 33, 5), device=DEVICE, dtype=torch.int32)
     assert close(kernels.column_sums(rows, torch.float32), plain.column_sums(rows, torch.float32))
     assert close(kernels.table_gradient(rows, tokens, 9), plain.table_gradient(rows.float(), tokens, 9))
 
 
 def test_dropout_of_the_kernels(kernels: Any) -> None:
-    device = torch.device("cuda")
+    device = DEVICE
     step = torch.tensor([5], dtype=torch.int32, device=device)
     together = Dropout(0.1, keys=dropout_keys([0, 1, 2], device), step=step)
     alone = Dropout(0.1, keys=dropout_keys([2], device), step=step)
@@ -150,18 +160,25 @@ def test_dropout_of_the_kernels(kernels: Any) -> None:
 def test_gradients_in_fp16_follow_the_definition_in_float32(
     kernels: Any, num_layers: int, batch: int, dropout: float
 ) -> None:
-    shape = ModelShape(1000, 256, 256, 512, num_layers)
-    parameters = {name: (2 * value).cuda() for name, value in initial_parameters(shape, [0, 1]).items()}
-    length = 12
-    windows = torch.randint(0, 1000, (2, batch, length + 1), device="cuda", dtype=torch.int32)
-    windows[torch.rand(windows.shape, device="cuda") < 0.3] = 1  # as in the corpus
-    windows[:, ::3, 5:] = 0
+    if INTERPRETED:
+        shape, batch = ModelShape(100, 24, 24, 40, num_layers), min(batch, 9)
+    else:
+        shape = ModelShape(1000, 256, 256, 512, num_layers)
+    hidden_size = shape.hidden_size
+    flat = flatten({name: 2 * value for name, value in initial_parameters(shape, [0, 1]).items()}, shape)
+    generator = torch.Generator().manual_seed(0)
+    flat += 0.01 * torch.randn(flat.shape, generator=generator)  # so that no two seeds' gains and shifts are alike
+    parameters = unflatten(flat.to(DEVICE), shape)
+    length = 4 if INTERPRETED else 12
+    windows = torch.randint(0, shape.vocabulary_size, (2, batch, length + 1), device=DEVICE, dtype=torch.int32)
+    windows[torch.rand(windows.shape, device=DEVICE) < 0.3] = 1  # as in the corpus
+    windows[:, ::3, length // 2 :] = 0
     drawn, keep = None, None
     if dropout:
-        step = torch.zeros(1, dtype=torch.int32, device="cuda")
-        drawn = Dropout(dropout, keys=dropout_keys([0, 1], torch.device("cuda")), step=step)
+        step = torch.zeros(1, dtype=torch.int32, device=DEVICE)
+        drawn = Dropout(dropout, keys=dropout_keys([0, 1], DEVICE), step=step)
         places = [[layer * length + t for t in range(length)] for layer in range(num_layers)]
-        keep = [torch.stack([kernels.keep_mask(drawn, p, batch, 512) for p in row], dim=1) for row in places]
+        keep = [torch.stack([kernels.keep_mask(drawn, p, batch, hidden_size) for p in row], dim=1) for row in places]
     counts = (windows[:, :, 1:] != 0).sum((1, 2))
     scale = 1024 / counts
     losses, gradients = losses_and_gradients(parameters, windows, 0, scale, drawn, HALF)
@@ -171,8 +188,6 @@ def test_gradients_in_fp16_follow_the_definition_in_float32(
     _, usual = reference(parameters, windows.long(), scale, keep, dropout, autocast=True)
     bounds = {name: max(1e-2, 1.5 * relative_error(usual[name], gradient)) for name, gradient in expected.items()}
     assert all(errors[name] <= bounds[name] for name in errors), (errors, bounds)
-    if batch == 2048:  # in a large batch what rounding does at the edge of relu averages out
-        assert max(errors.values()) < 1e-2, errors
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -188,7 +203,7 @@ def reference(
     autocast: bool = False,
 ) -> tuple[Tensor, Parameters]:
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    with torch.autocast("cuda", HALF, enabled=autocast):
+    with torch.autocast(DEVICE.type, HALF, enabled=autocast):
         outputs = logits(leaves, windows[:, :, :-1], keep, p).float()
     losses = torch.stack(
         [
@@ -198,3 +213,30 @@ def reference(
     )
     gradients = torch.autograd.grad(losses @ scale, list(leaves.values()))
     return losses.detach(), dict(zip(leaves, gradients, strict=True))
+
+
+def test_a_stack_trains_alike_by_kernels_and_by_plain_pieces(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss_scaling, "INITIAL_SCALE", 2.0**7)  # no step is skipped
+    shape = ModelShape(vocabulary_size=20, embedding_dim=8, context_dim=6, hidden_size=12, num_layers=2)
+    config = TrainConfig(
+        seeds=[3, 1, 2],
+        epochs=2,
+        batch_size=8,
+        base_learning_rate=0.003,
+        base_batch_size=8,
+        precision="fp16",
+        gradient_clipping=[[1, 0.5]],
+        patience=5,
+        min_improvement=0,
+    )
+    generator = torch.Generator().manual_seed(0)
+    windows = torch.randint(0, 20, (28, 7), generator=generator).int().to(DEVICE)
+    by_kernels = train(shape, 0.0, config, (windows, windows[:10]), stack_size=3)
+    monkeypatch.setattr(scan, "has_kernels", lambda: False)
+    by_plain = train(shape, 0.0, config, (windows, windows[:10]), stack_size=3)
+    for name in ("train_loss", "val_loss", "gradient_norm"):
+        found, expected = ([getattr(row, name) for row in run.curves] for run in (by_kernels, by_plain))
+        assert found == pytest.approx(expected, rel=2e-2 if name == "gradient_norm" else 1e-3), name
+    for name, value in by_plain.parameters.items():
+        for seed in range(3):
+            assert relative_error(by_kernels.parameters[name][seed], value[seed]) < 0.05, (name, seed)

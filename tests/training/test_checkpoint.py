@@ -18,7 +18,7 @@ SHAPE = ModelShape(11, 5, 4, 6, 2)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    results = [SeedResult(seed, 3, 4, False, 1.5, 2.5, 100.0) for seed in (0, 7)]
+    results = [SeedResult(seed, 3, 4, False, 1.5, 1.6, 2.5, 100.0) for seed in (0, 7)]
     record = TrainingRecord(
         shape=SHAPE,
         parameters={"train": {"epochs": 4}},

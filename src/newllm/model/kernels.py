@@ -160,7 +160,7 @@ def _tile(rows: int, width: int) -> tuple[int, int, int, int, int]:
 @triton.jit(do_not_specialize=["batch"])
 def _gates_forward_kernel(
     gates, previous, gamma, beta, context, state,
-    batch, width, gates_seed, gates_row, context_seed, state_seed,
+    batch, width, gates_seed, gates_row, context_seed, state_seed, gamma_seed, beta_seed,
     LIMIT: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed = tl.program_id(1).to(tl.int64)
@@ -176,8 +176,8 @@ def _gates_forward_kernel(
     mixed = tl.where(inside, forget_gate * old + input_gate * update, 0.0)
     centred = tl.where(inside, mixed - (tl.sum(mixed, 1) / width)[:, None], 0.0)
     rstd = tl.rsqrt(tl.sum(centred * centred, 1) / width + EPS)[:, None]
-    scale = tl.load(gamma + seed * width + column, mask=column < width, other=0.0)
-    shift = tl.load(beta + seed * width + column, mask=column < width, other=0.0)
+    scale = tl.load(gamma + seed * gamma_seed + column, mask=column < width, other=0.0)
+    shift = tl.load(beta + seed * beta_seed + column, mask=column < width, other=0.0)
     new = tl.minimum(tl.maximum(centred * rstd * scale + shift, -LIMIT), LIMIT)
     tl.store(context + place, new, mask=inside)
     tl.store(state + seed * state_seed + row.to(tl.int64) * width + column, new.to(state.dtype.element_ty), mask=inside)
@@ -197,6 +197,7 @@ def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, 
     _gates_forward_kernel[(triton.cdiv(batch, GATE_ROWS), num_seeds)](
         gates, previous, gamma, beta, context, state,
         batch, width, gates.stride(0), gates.stride(1), context.stride(0), state.stride(0),
+        gamma.stride(0), beta.stride(0),
         LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS, BLOCK=triton.next_power_of_2(width),
         num_warps=GATE_WARPS,
     )  # fmt: skip
@@ -205,7 +206,7 @@ def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, 
 @triton.jit(do_not_specialize=["batch"])
 def _gates_backward_kernel(
     d_context, gates, previous, gamma, beta, d_gates, carry, sums,
-    batch, width, gates_seed, gates_row, context_seed, d_context_seed,
+    batch, width, gates_seed, gates_row, context_seed, d_context_seed, gamma_seed, beta_seed,
     LIMIT: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed = tl.program_id(1).to(tl.int64)
@@ -221,8 +222,8 @@ def _gates_backward_kernel(
     centred = tl.where(inside, mixed - (tl.sum(mixed, 1) / width)[:, None], 0.0)
     rstd = tl.rsqrt(tl.sum(centred * centred, 1) / width + EPS)[:, None]
     normed = centred * rstd
-    scale = tl.load(gamma + seed * width + column, mask=column < width, other=0.0)
-    shift = tl.load(beta + seed * width + column, mask=column < width, other=0.0)
+    scale = tl.load(gamma + seed * gamma_seed + column, mask=column < width, other=0.0)
+    shift = tl.load(beta + seed * beta_seed + column, mask=column < width, other=0.0)
     place = seed * d_context_seed + row.to(tl.int64) * width + column
     d_new = tl.load(d_context + place, mask=inside, other=0.0)
     d_scaled = tl.where(tl.abs(normed * scale + shift) <= LIMIT, d_new, 0.0)
@@ -268,6 +269,7 @@ def gates_backward(
     _gates_backward_kernel[(triton.cdiv(batch, GATE_ROWS), num_seeds)](
         d_context, gates, previous, gamma, beta, d_gates, carry, sums,
         batch, width, gates.stride(0), gates.stride(1), previous.stride(0), d_context.stride(0),
+        gamma.stride(0), beta.stride(0),
         LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS, BLOCK=triton.next_power_of_2(width),
         num_warps=GATE_WARPS,
     )  # fmt: skip

@@ -10,6 +10,7 @@ batched product, and all positions of one seed are a plain matrix, so neither ne
 The pieces (a product with what follows it, the gates, sums) are those of `plain` or, on CUDA, those of `kernels`.
 """
 
+import os
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
@@ -34,8 +35,12 @@ def has_kernels() -> bool:
 
 
 def pieces_for(tensor: Tensor) -> ModuleType:
-    """The module with the pieces for a tensor's device and type."""
-    if tensor.is_cuda and tensor.dtype in (torch.float16, torch.bfloat16) and has_kernels():
+    """The module with the pieces for a tensor's device and type.
+
+    With Triton's interpreter (TRITON_INTERPRET=1) the kernels run on a CPU too, very slowly, to be tested.
+    """
+    somewhere = tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    if somewhere and tensor.dtype in (torch.float16, torch.bfloat16) and has_kernels():
         from newllm.model import kernels  # noqa: PLC0415 (imports Triton)
 
         return kernels

@@ -33,6 +33,7 @@ class SeedResult:
     epochs_run: int
     stopped_early: bool
     train_loss: float
+    val_loss: float
     train_seconds: float
     tokens_per_second: float
 

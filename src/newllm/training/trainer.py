@@ -93,7 +93,7 @@ class StackTrainer:
         self.batch_rows = torch.arange(config.batch_size, device=self.device)
         self.max_norm = torch.zeros((), device=self.device)
         self.draws_in_kernels = pieces_for(self.flat.new_empty(0, dtype=self.dtype)) is not plain
-        self.graphs = Graphs(enabled=self.draws_in_kernels)
+        self.graphs = Graphs(enabled=self.draws_in_kernels and self.device.type == "cuda")
         self._set_stack()
 
     def _set_stack(self) -> None:
@@ -227,6 +227,7 @@ class StackTrainer:
             epochs_run=len(curve),
             stopped_early=len(curve) < self.config.epochs,
             train_loss=curve[stopping.best_epoch - 1].train_loss,
+            val_loss=stopping.best_loss,
             train_seconds=seconds,
             tokens_per_second=len(curve) * self._tokens() / seconds,
         )
