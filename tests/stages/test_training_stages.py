@@ -101,6 +101,19 @@ def test_evaluate_refuses_weights_of_other_parameters(project: Project) -> None:
     assert "trained with parameters other than" in fails(project, *stage("evaluate"))
 
 
+def test_evaluate_refuses_what_training_did_not_see(project: Project) -> None:
+    path = project.folder / "models/2/training.json"
+    before = path.read_text()
+    record = json.loads(before)
+    record["seeds"][1]["val_loss"] += 0.02
+    path.write_text(json.dumps(record))
+    try:
+        output = fails(project, *stage("evaluate"))
+        assert re.search(r"models/2: seed 1: found a validation loss of \d.*but training recorded", output)
+    finally:
+        path.write_text(before)
+
+
 def test_windows_with_ids_beyond_the_vocabulary_are_refused(project: Project) -> None:
     project.set("data.vocabulary_size", 30)
     output = fails(project, *stage("train"))
