@@ -42,7 +42,7 @@ def main() -> None:
                 f"{shape.vocabulary_size}; run `dvc repro tokenize`"
             )
     windows = tuple(torch.from_numpy(array.astype("int32")).to(device) for array in arrays)
-    print(f"{num_layers} layers, {shape.num_params:,} parameters, {config.train.precision}, {describe(device)}")
+    print(f"depth {num_layers}: {shape.num_params:,} parameters, {config.train.precision}, {describe(device)}")
     weights, curves = Path("models") / str(num_layers), Path("plots/curves") / f"{num_layers}.csv"
     with atomic_path(weights) as new_weights, atomic_path(curves) as new_curves:  # fails now if it must, not at the end
         training = train(shape, model.dropout, config.train, (windows[0], windows[1]))
