@@ -56,4 +56,5 @@ def describe(device: torch.device) -> str:
     """The device's name for people: the GPU's, or "CPU" with its number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"CPU, {threads} thread{'s' if threads > 1 else ''}"
