@@ -7,10 +7,14 @@ warm-up; figures are medians.
 import argparse
 import datetime
 import gc
+import os
 import re
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +27,7 @@ from newllm.training.provenance import git_state
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH = {"cuda": 2048, "cpu": 128}  # windows a step
-BUDGET = {"cuda": 2.0, "cpu": 6.0}  # seconds a case is timed for
+BUDGET = {"cuda": 1.0, "cpu": 6.0}  # seconds a case is timed for
 CASES = ("plain_loop", "lstm", "engine")
 COLUMNS = (
     ("case", "case"),
@@ -36,52 +40,139 @@ COLUMNS = (
     ("peak_share", "share of product rate"),
     ("peak_memory_gib", "peak memory, GiB"),
 )
+SCALING_COLUMNS = (
+    ("num_layers", "layers"),
+    ("num_seeds", "seeds"),
+    ("batch_size", "batch"),
+    ("hidden_size", "hidden size"),
+    ("ms_per_step_per_seed", "ms a step and seed"),
+    ("floor_ms_per_seed", "floor, ms"),
+    ("peak_share", "share of product rate"),
+    ("peak_memory_gib", "peak memory, GiB"),
+)
+WINDOWS = (51_026, 5_272)  # of WikiText-2, for training and for validation
 
 
 def main() -> None:
     """Runs the cases one after the other; writes the results only if they are all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="time these alone and write nothing")
-    wanted = parser.parse_args().cases
+    parser.add_argument("--start-up", action="store_true", help="print the seconds of one start-up; used by itself")
+    options = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = "fp16" if device.type == "cuda" else "fp32"
+    if options.start_up:
+        print(start_up_seconds(device, precision))
+        return
     batch = BATCH[device.type]
-    depths = (1, 4, 6, 8) if device.type == "cuda" else (1, 4)
-    stacks = (1, 5) if device.type == "cuda" else (1,)
     rate = product_rate(device, precision)
     print(f"{describe(device)}, torch {torch.__version__}, {precision}, batch {batch} x {cases.LENGTH} positions")
     print(f"a large {precision} matrix product runs at {rate / 1e12:.3g} TFLOP/s here\n")
-    rows = []
-    todo = [cases.lstm(batch, device, precision)]
-    for depth in depths:
-        todo.append(cases.plain_loop(depth, batch, device, precision))
-        todo.extend(cases.engine(depth, stack, batch, device, precision) for stack in stacks)
-    print("| " + " | ".join(title for _, title in COLUMNS) + " |")
-    print("|" + "---|" * len(COLUMNS))
-    for case in filter(lambda case: case.name in wanted, todo):
-        row = measure(case, batch, device, rate)
-        rows.append(row)
-        print("| " + " | ".join(_shown(row[name]) for name, _ in COLUMNS) + " |", flush=True)
-    if set(wanted) != set(CASES):
+    rows = run_cases(compared(batch, device, precision, options.cases), COLUMNS, device, rate)
+    if set(options.cases) != set(CASES):
         return
+    results: dict[str, Any] = {"rows": rows}
+    if device.type == "cuda":
+        print()
+        results["scaling"] = run_cases(scaled(device, precision), SCALING_COLUMNS, device, rate)
+        results["epoch"] = epoch_times(device, precision)
+        results["start_up_seconds"] = start_up_in_a_fresh_process()
+        for name, value in (results["epoch"] | {"start_up_seconds": results["start_up_seconds"]}).items():
+            print(f"{name}: {value:.4g}")
     commit, dirty = git_state(Path(__file__).parent)
-    name = re.sub(r"[^a-z0-9]+", "-", describe(device).lower()).strip("-")
-    write_json(
-        RESULTS / f"{name}.json",
-        {
-            "device": describe(device),
-            "torch_version": torch.__version__,
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "git_commit": commit,
-            "git_dirty": dirty,
-            "precision": precision,
-            "batch_size": batch,
-            "positions": cases.LENGTH,
-            "product_tflops": rate / 1e12,
-            "rows": rows,
-        },
-    )
+    name = re.sub(r"[^a-z0-9]+", "-", describe(device).lower().removeprefix("nvidia ")).strip("-")
+    about = {
+        "device": describe(device),
+        "torch_version": torch.__version__,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "precision": precision,
+        "batch_size": batch,
+        "positions": cases.LENGTH,
+        "product_tflops": rate / 1e12,
+    }
+    write_json(RESULTS / f"{name}.json", about | results)
     print(f"\nwritten to {RESULTS / name}.json")
+
+
+def compared(
+    batch: int, device: torch.device, precision: str, wanted: Sequence[str]
+) -> Iterator[tuple[cases.Case, int]]:
+    """The plain loop, the LSTM and the engine at the study's sizes, each with its batch."""
+    depths = (1, 4, 6, 8) if device.type == "cuda" else (1, 4)
+    if "lstm" in wanted:
+        yield cases.lstm(batch, device, precision), batch
+    for depth in depths:
+        if "plain_loop" in wanted:
+            yield cases.plain_loop(depth, batch, device, precision), batch
+        if "engine" in wanted:
+            for stack in (1, 5) if device.type == "cuda" else (1,):
+                yield cases.engine(depth, stack, batch, device, precision), batch
+
+
+def scaled(device: torch.device, precision: str) -> Iterator[tuple[cases.Case, int]]:
+    """The engine with one size changed at a time, each with its batch."""
+    for depth in range(1, 9):
+        yield cases.engine(depth, 5, 2048, device, precision), 2048
+    for seeds in (1, 2, 3, 8):
+        yield cases.engine(6, seeds, 2048, device, precision), 2048
+    for batch in (256, 512, 1024, 4096):
+        yield cases.engine(6, 5, batch, device, precision), batch
+    for hidden_size in (256, 1024):
+        yield cases.engine(6, 5, 2048, device, precision, hidden_size), 2048
+
+
+def run_cases(
+    todo: Iterable[tuple[cases.Case, int]], columns: Sequence[tuple[str, str]], device: torch.device, rate: float
+) -> list[dict[str, Any]]:
+    """Measures the cases and prints a table with these columns."""
+    print("| " + " | ".join(title for _, title in columns) + " |")
+    print("|" + "---|" * len(columns))
+    rows = []
+    for case, batch in todo:
+        rows.append(measure(case, batch, device, rate))
+        print("| " + " | ".join(shown(rows[-1][name]) for name, _ in columns) + " |", flush=True)
+    return rows
+
+
+def epoch_times(device: torch.device, precision: str) -> dict[str, float]:
+    """An epoch of the study at depth 6 with five seeds: training and validation, with as many windows as WikiText-2."""
+    trainer = cases.stack_trainer(cases.study_shape(6), 5, 2048, WINDOWS, device, precision)
+
+    def train() -> None:
+        trainer.start_epoch(1)
+        for first in range(0, WINDOWS[0], 2048):
+            trainer.next_step(min(2048, WINDOWS[0] - first))
+
+    training, validation = (median_ms(part, device, 1.0) / 1e3 for part in (train, trainer.validate))
+    return {
+        "training_seconds": training,
+        "validation_seconds": validation,
+        "validation_share": validation / (training + validation),
+    }
+
+
+def start_up_seconds(device: torch.device, precision: str) -> float:
+    """Seconds until depth 6 with five seeds has compiled its kernels and captured its graphs."""
+    torch.zeros(1, device=device)
+    start = time.perf_counter()
+    trainer = cases.stack_trainer(cases.study_shape(6), 5, 2048, WINDOWS, device, precision)
+    trainer.start_epoch(1)
+    for size in (2048, WINDOWS[0] % 2048) * 2:
+        trainer.next_step(size)
+        trainer.validate()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def start_up_in_a_fresh_process() -> float:
+    """`start_up_seconds` where no compiled kernel is kept yet."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "benchmarks.bench", "--start-up"]
+        environment = os.environ | {"TRITON_CACHE_DIR": folder}
+        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)  # noqa: S603
+    return float(done.stdout.split()[-1])
 
 
 def measure(case: cases.Case, batch: int, device: torch.device, rate: float) -> dict[str, Any]:
@@ -96,10 +187,13 @@ def measure(case: cases.Case, batch: int, device: torch.device, rate: float) -> 
     memory = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else None
     return {
         "case": case.name,
+        "batch_size": batch,
+        "hidden_size": case.hidden_size,
         "num_layers": case.num_layers,
         "num_seeds": case.num_seeds,
         "ms_per_step": milliseconds,
         "ms_per_step_per_seed": milliseconds / case.num_seeds,
+        "floor_ms_per_seed": case.flops_per_position * tokens / rate / case.num_seeds * 1e3,
         "tokens_per_second": tokens / (milliseconds / 1e3),
         "model_tflops": flops / 1e12,
         "peak_share": flops / rate,
@@ -143,7 +237,8 @@ def product_rate(device: torch.device, precision: str) -> float:
     return 2 * size**3 / (milliseconds / 1e3)
 
 
-def _shown(value: float | str | None) -> str:
+def shown(value: float | str | None) -> str:
+    """A cell of a table."""
     if value is None:
         return "-"
     if isinstance(value, float):

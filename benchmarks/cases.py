@@ -27,13 +27,14 @@ class Case:
     name: str
     num_layers: int
     num_seeds: int
+    hidden_size: int
     flops_per_position: int
     prepare: Callable[[], Callable[[], None]]
 
 
-def study_shape(num_layers: int) -> ModelShape:
+def study_shape(num_layers: int, hidden_size: int = 512) -> ModelShape:
     """The study's sizes at a depth."""
-    return ModelShape(VOCABULARY_SIZE, 256, 256, 512, num_layers)
+    return ModelShape(VOCABULARY_SIZE, 256, 256, hidden_size, num_layers)
 
 
 def random_windows(batch: int, device: torch.device) -> Tensor:
@@ -67,7 +68,7 @@ def plain_loop(num_layers: int, batch: int, device: torch.device, precision: str
 
         return run
 
-    return Case("plain_loop", num_layers, 1, shape.flops_per_position, prepare)
+    return Case("plain_loop", num_layers, 1, shape.hidden_size, shape.flops_per_position, prepare)
 
 
 def lstm(batch: int, device: torch.device, precision: str) -> Case:
@@ -91,28 +92,17 @@ def lstm(batch: int, device: torch.device, precision: str) -> Case:
         return run
 
     products = 4 * hidden_size * (embedding_dim + hidden_size) + VOCABULARY_SIZE * hidden_size
-    return Case("lstm", 1, 1, 6 * products, prepare)
+    return Case("lstm", 1, 1, hidden_size, 6 * products, prepare)
 
 
-def engine(num_layers: int, num_seeds: int, batch: int, device: torch.device, precision: str) -> Case:
+def engine(
+    num_layers: int, num_seeds: int, batch: int, device: torch.device, precision: str, hidden_size: int = 512
+) -> Case:
     """This project's trainer with a stack of seeds."""
-    shape = study_shape(num_layers)
+    shape = study_shape(num_layers, hidden_size)
 
     def prepare() -> Callable[[], None]:
-        config = TrainConfig(
-            seeds=list(range(num_seeds)),
-            epochs=1,
-            batch_size=batch,
-            base_learning_rate=LEARNING_RATE,
-            base_batch_size=batch,
-            precision=precision,  # type: ignore[arg-type]
-            gradient_clipping=[[1, 0.5]],
-            patience=1,
-            min_improvement=0,
-        )
-        windows = random_windows(batch, device)
-        progress = Progress(num_layers, 1, 1, 1, silent=True)
-        trainer = StackTrainer(shape, DROPOUT, config, (windows, windows), config.seeds, progress)
+        trainer = stack_trainer(shape, num_seeds, batch, (batch, batch), device, precision)
         trainer.start_epoch(1)
 
         def run() -> None:
@@ -121,7 +111,27 @@ def engine(num_layers: int, num_seeds: int, batch: int, device: torch.device, pr
 
         return run
 
-    return Case("engine", num_layers, num_seeds, shape.flops_per_position, prepare)
+    return Case("engine", num_layers, num_seeds, hidden_size, shape.flops_per_position, prepare)
+
+
+def stack_trainer(
+    shape: ModelShape, num_seeds: int, batch: int, sizes: tuple[int, int], device: torch.device, precision: str
+) -> StackTrainer:
+    """This project's trainer on random windows, as many for training and for validation as `sizes` says."""
+    config = TrainConfig(
+        seeds=list(range(num_seeds)),
+        epochs=1,
+        batch_size=batch,
+        base_learning_rate=LEARNING_RATE,
+        base_batch_size=batch,
+        precision=precision,  # type: ignore[arg-type]
+        gradient_clipping=[[1, 0.5]],
+        patience=1,
+        min_improvement=0,
+    )
+    windows = random_windows(sizes[0], device), random_windows(sizes[1], device)
+    progress = Progress(shape.num_layers, 1, 1, 1, silent=True)
+    return StackTrainer(shape, DROPOUT, config, windows, config.seeds, progress)
 
 
 def _torch_optimiser(weights: Sequence[Tensor], device: torch.device, precision: str) -> Callable[[Tensor], None]:

@@ -51,7 +51,8 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 2e-3) -> bool:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("variant", ["plain", "bias", "residual", "rows", "masked", "wide"])
-def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str) -> None:
+@pytest.mark.parametrize("lanes", [1, 5])
+def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str, lanes: int) -> None:
     num_seeds, batch, depth, width = size
     saved = random(num_seeds, 3, batch, depth)  # one position of a longer tensor
     x, w = saved[:, 1], random(num_seeds, width, depth + 8)[:, :, 8:].mT
@@ -69,7 +70,11 @@ def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str) -> 
         options = {"addend": random(num_seeds, batch, width, dtype=torch.float32)}
     kind = torch.float32 if variant == "wide" else HALF
     found = poisoned(num_seeds, 2, batch, width, dtype=kind)
-    kernels.linear(x, w, found[:, 1], **options)
+    sums = None
+    if variant == "masked":
+        sums = kernels.linear_sums(batch, width, random(lanes, dtype=torch.float32))[:1].repeat(num_seeds, 1, 1)
+    for _ in range(2):
+        kernels.linear(x, w, found[:, 1], **options, sums=sums, lanes=lanes)
     expected = torch.empty(num_seeds, batch, width, device=DEVICE)
     raised = {
         name: tuple(v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for v in value)
@@ -80,6 +85,8 @@ def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str) -> 
     plain.linear(x.float(), w.float(), expected, **raised)
     assert close(found[:, 1], expected)
     assert found[:, 0].isnan().all(), "wrote outside"
+    if sums is not None:
+        assert close(sums.sum(1), 2 * expected.sum(1), 1e-3)
 
 
 @pytest.mark.parametrize(("num_seeds", "batch", "width"), [(1, 8, 256), (3, 37, 45), (5, 301, 256), (2, 5, 512)])
@@ -99,7 +106,7 @@ def test_gates(kernels: Any, num_seeds: int, batch: int, width: int) -> None:
     results = []
     for pieces in (kernels, plain):
         d_gates = poisoned(num_seeds, 2, batch, 3 * width, dtype=torch.float32)
-        carry, sums = torch.full_like(previous, float("nan")), pieces.gate_sums(gamma, batch)
+        carry, sums = torch.full_like(previous, float("nan")), pieces.gate_sums(batch, gamma)
         for _ in range(2):
             pieces.gates_backward(d_context, gates[:, 1], previous, gamma, beta, d_gates[:, 1], carry, sums)
         results.append((d_gates[:, 1], carry, sums.sum(1)))
@@ -107,28 +114,31 @@ def test_gates(kernels: Any, num_seeds: int, batch: int, width: int) -> None:
         assert close(found, wanted, 1e-4)
 
 
-@pytest.mark.parametrize(("rows", "width"), [(100, 1000), (7, 11), (300, 1024)])
-def test_cross_entropy_rows(kernels: Any, rows: int, width: int) -> None:
+@pytest.mark.parametrize(("rows", "width"), [(100, 1024), (7, 11), (300, 1000)])
+def test_cross_entropy(kernels: Any, rows: int, width: int) -> None:
     values, bias = 3 * random(rows, width), random(width, dtype=torch.float32)
-    targets = torch.randint(0, width, (rows,), device=DEVICE, dtype=torch.int32)
+    bias[-2:] = float("-inf")  # as padding has it
+    targets = torch.randint(0, width - 2, (rows,), device=DEVICE, dtype=torch.int32)
     targets[::3] = 0
     scale = torch.tensor(7.0, device=DEVICE)
     raised = values.float()
-    expected = plain.cross_entropy_rows(raised, bias, targets, 0, scale, gradient=True)
+    hits = plain.losses_and_hits(raised, bias, targets, 0)
+    expected = plain.losses_and_gradients_(raised, bias, targets, 0, scale)
+    assert torch.equal(hits[0], expected[0])
     untouched = values.clone()
-    without = kernels.cross_entropy_rows(untouched, bias, targets, 0, scale, gradient=False)
+    found_hits = kernels.losses_and_hits(untouched, bias, targets, 0)
     assert torch.equal(untouched, values)
-    found = kernels.cross_entropy_rows(values, bias, targets, 0, scale, gradient=True)
-    for a, b, c in zip(found, expected, without, strict=True):
+    found = kernels.losses_and_gradients_(values, bias, targets, 0, scale)
+    assert torch.equal(found_hits[1], hits[1])
+    for a, b in zip((*found, found_hits[0]), (*expected, expected[0]), strict=True):
         assert close(a, b, 1e-5)
-        assert torch.equal(a, c)
     assert close(values, raised, 1e-3)
+    assert (values[:, -2:] == 0).all()
 
 
-def test_sums_and_table_gradient(kernels: Any) -> None:
+def test_table_gradient(kernels: Any) -> None:
     rows = random(2, 5, 33, 64)
     tokens = torch.randint(0, 9, (2, 33, 5), device=DEVICE, dtype=torch.int32)
-    assert close(kernels.column_sums(rows, torch.float32), plain.column_sums(rows, torch.float32))
     assert close(kernels.table_gradient(rows, tokens, 9), plain.table_gradient(rows.float(), tokens, 9))
 
 
@@ -184,11 +194,17 @@ def test_gradients_in_fp16_follow_the_definition_in_float32(
     losses, gradients = losses_and_gradients(parameters, windows, 0, scale, drawn, HALF)
     expected_losses, expected = reference(parameters, windows.long(), scale, keep, dropout)
     assert close(losses, expected_losses, 1e-3)
+    assert relative_error(whole(gradients), whole(expected)) < 1e-2
+    # and every tensor alone: where rounding moves a unit across the edge of relu its gradient comes or goes, with
+    # autocast as much as here
     errors = {name: relative_error(gradients[name], gradient) for name, gradient in expected.items()}
     _, usual = reference(parameters, windows.long(), scale, keep, dropout, autocast=True)
     of_autocast = max(relative_error(usual[name], gradient) for name, gradient in expected.items())
-    # where rounding moves a unit across the edge of relu its gradient comes or goes: so it is with autocast too
-    assert max(errors.values()) <= max(2e-2, 1.5 * of_autocast), errors
+    assert max(errors.values()) <= max(2e-2, 2 * of_autocast), errors
+
+
+def whole(gradients: Parameters) -> Tensor:
+    return torch.cat([gradients[name].float().flatten() for name in sorted(gradients)])
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -233,7 +249,8 @@ def test_a_stack_trains_alike_by_kernels_and_by_plain_pieces(kernels: Any, monke
     generator = torch.Generator().manual_seed(0)
     windows = torch.randint(0, 20, (28, 7), generator=generator).int().to(DEVICE)
     by_kernels = train(shape, 0.0, config, (windows, windows[:10]), stack_size=3)
-    monkeypatch.setattr(scan, "has_kernels", lambda: False)
+    monkeypatch.setattr(scan, "has_triton", lambda: False)
+    monkeypatch.setattr(scan, "can_run_kernels", lambda device: False)
     by_plain = train(shape, 0.0, config, (windows, windows[:10]), stack_size=3)
     for name in ("train_loss", "val_loss", "gradient_norm"):
         found, expected = ([getattr(row, name) for row in run.curves] for run in (by_kernels, by_plain))

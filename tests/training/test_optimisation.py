@@ -9,7 +9,7 @@ from newllm.model.definition import ModelShape, initial_parameters
 from newllm.training.early_stopping import EarlyStopping
 from newllm.training.loss_scaling import INITIAL_SCALE, SMALLEST_SCALE, LossScaler
 from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
-from newllm.training.stack import Adam, clip_, flatten, unflatten
+from newllm.training.stack import ALIGNMENT, Adam, clip_, flatten, unflatten
 
 CPU = torch.device("cpu")
 
@@ -18,8 +18,10 @@ def test_flatten_and_back() -> None:
     shape = ModelShape(11, 5, 4, 6, 2)
     parameters = initial_parameters(shape, [0, 1])
     flat = flatten(parameters, shape)
-    assert flat.shape == (2, shape.num_params)
+    assert flat.shape[1] % ALIGNMENT == 0
+    assert (flat != 0).sum() == sum((value != 0).sum() for value in parameters.values())
     views = unflatten(flat, shape)
+    assert all(view.storage_offset() % ALIGNMENT == 0 for view in views.values())
     assert all(torch.equal(views[name], value) for name, value in parameters.items())
     views["output.bias"].fill_(3)
     assert (flat == 3).sum() == 2 * 11

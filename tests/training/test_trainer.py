@@ -9,6 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from newllm.config import TrainConfig
 from newllm.errors import UserError
+from newllm.model import scan
 from newllm.model.definition import ModelShape, initial_parameters, logits
 from newllm.model.streams import dropout_masks, random_stream
 from newllm.training import loss_scaling, trainer
@@ -256,3 +257,72 @@ def test_an_overflow_skips_the_step_of_its_seed_alone() -> None:
     assert changed.tolist() == [True, False, True]
     assert stack.scaler.scale[1].item() == 2.0**59
     assert stack.adam.steps[1] == stack.adam.steps[0] - 1
+
+
+def test_a_stack_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    tried = []
+
+    class Small(StackTrainer):
+        def next_step(self, size: int) -> None:
+            if not self.steps_done:
+                tried.append(list(self.seeds))
+            if len(self.seeds) > 1:
+                try:
+                    raise torch.OutOfMemoryError("no memory")  # as within a capture, which then fails in its own way
+                finally:
+                    raise RuntimeError("capture failed")
+            super().next_step(size)
+
+    expected = train(SHAPE, 0.1, settings(), DATA)
+    monkeypatch.setattr(trainer, "StackTrainer", Small)
+    found = train(SHAPE, 0.1, settings(), DATA, stack_size=3)
+    assert tried == [[0, 1, 2], [0, 1], [0], [1], [2]]
+    assert [row.val_loss for row in found.curves] == [row.val_loss for row in expected.curves]
+    assert all(torch.equal(found.parameters[name], value) for name, value in expected.parameters.items())
+    assert "3 seeds at once need more memory than there is; now 2" in capsys.readouterr().out
+
+
+def test_one_seed_that_does_not_fit_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: StackTrainer, size: int) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr(StackTrainer, "next_step", fails)
+    with pytest.raises(UserError, match=r"one seed of 2 layers at train.batch_size = 32 needs more memory.*Lower"):
+        train(SHAPE, 0.1, settings(), DATA)
+
+
+@pytest.mark.cuda
+def test_a_gpu_with_little_memory_trains_fewer_seeds_at_once(capsys: pytest.CaptureFixture) -> None:
+    shape = ModelShape(1000, 256, 256, 512, 3)
+    generator = torch.Generator().manual_seed(0)
+    on_gpu = torch.randint(1, 1000, (512, 64), generator=generator).int().cuda()
+    config = settings(precision="fp16", epochs=1, batch_size=512, base_learning_rate=0.001, seeds=[0, 1, 2, 3])
+    expected = train(shape, 0.1, config, (on_gpu, on_gpu))
+    trainer._free_memory()
+    share = 1.2 * 2**30 / torch.cuda.get_device_properties(0).total_memory
+    try:
+        torch.cuda.set_per_process_memory_fraction(share)
+        found = train(shape, 0.1, config, (on_gpu, on_gpu))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert "4 seeds at once need more memory" in capsys.readouterr().out
+    assert [row.val_loss for row in found.curves] == pytest.approx([row.val_loss for row in expected.curves], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("capability", "triton", "words"),
+    [
+        ((7, 5), True, r"compute capability is 7\.5, and the kernels need 8\.0"),
+        ((9, 0), False, "Triton is not installed"),
+    ],
+)
+def test_a_gpu_without_the_kernels_warns(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], triton: bool, words: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(scan, "has_triton", lambda: triton)
+    with pytest.warns(UserWarning, match=words):
+        assert not scan.can_run_kernels.__wrapped__(torch.device("cuda"))
+    monkeypatch.setattr(scan, "has_triton", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    assert scan.can_run_kernels.__wrapped__(torch.device("cuda"))

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from newllm.model.definition import Parameters
 from newllm.model.scan import pieces_for
@@ -23,30 +24,37 @@ def cross_entropy(
             what loss scaling is for. None: no gradients.
 
     Returns:
-        Loss in nats, not scaled, and the number of correct predictions, each [S] and detached; and the gradients of
-        scale * loss with respect to `hidden` (its shape and type), the weight and the bias.
+        Loss in nats, not scaled, and the number of correct predictions (0 where gradients are asked for), each [S] and
+        detached; and the gradients of scale * loss with respect to `hidden` (its shape and type), the weight and the
+        bias.
     """
     pieces = pieces_for(hidden)
-    weight = parameters["output.weight"].detach().to(hidden.dtype)
-    bias = parameters["output.bias"].detach()
     hidden = hidden.detach()
+    bias = parameters["output.bias"].detach()
+    vocabulary_size = bias.shape[1]
+    padding = -vocabulary_size % pieces.ALIGNMENT  # columns that no target names and whose probability is 0
+    weight = pad(parameters["output.weight"].detach().to(hidden.dtype), (0, 0, 0, padding))
+    padded_bias = pad(bias, (0, padding), value=float("-inf"))
     losses, correct = bias.new_zeros(len(hidden)), bias.new_zeros(len(hidden))
-    d_hidden = torch.empty_like(hidden) if scale is not None else None
-    d_weight, d_bias = torch.zeros_like(weight, dtype=bias.dtype), torch.zeros_like(bias)
-    factors = torch.ones_like(losses) if scale is None else scale
+    d_hidden = torch.empty_like(hidden) if scale is not None else hidden
+    d_weight, d_bias = torch.zeros_like(weight, dtype=bias.dtype), torch.zeros_like(padded_bias)
     for seed in range(len(hidden)):
-        rows = hidden[seed].view(-1, hidden.shape[-1])
+        rows, d_rows = hidden[seed].flatten(0, 1), d_hidden[seed].flatten(0, 1)
         ids = targets[seed].mT.flatten()
         for start in range(0, len(rows), pieces.CHUNK):
             part = slice(start, start + pieces.CHUNK)
             logits = rows[part] @ weight[seed].mT
-            row_losses, hits = pieces.cross_entropy_rows(
-                logits, bias[seed], ids[part], ignored, factors[seed], gradient=scale is not None
-            )
-            losses[seed] += row_losses.sum()
-            correct[seed] += hits.sum()
-            if d_hidden is not None:
-                torch.mm(logits, weight[seed], out=d_hidden[seed].view(rows.shape)[part])
+            if scale is None:
+                row_losses, hits = pieces.losses_and_hits(logits, padded_bias[seed], ids[part], ignored)
+                correct[seed] += hits.sum()
+            else:
+                row_losses, d_logits_sum = pieces.losses_and_gradients_(
+                    logits, padded_bias[seed], ids[part], ignored, scale[seed]
+                )
+                torch.mm(logits, weight[seed], out=d_rows[part])
                 d_weight[seed] += logits.mT @ rows[part]
-                d_bias[seed] += pieces.column_sums(logits[None, None], bias.dtype)[0]
-    return losses, correct, None if d_hidden is None else (d_hidden, d_weight, d_bias)
+                d_bias[seed] += d_logits_sum
+            losses[seed] += row_losses.sum()
+    if scale is None:
+        return losses, correct, None
+    return losses, correct, (d_hidden, d_weight[:, :vocabulary_size], d_bias[:, :vocabulary_size])

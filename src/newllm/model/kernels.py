@@ -4,6 +4,9 @@ Each kernel reads and writes every element once: what follows a product (bias, t
 on its accumulators. Arithmetic is float32 whatever the type of the operands.
 """
 
+from collections.abc import Callable
+from functools import cache
+from math import log
 from typing import Any
 
 import torch
@@ -15,9 +18,13 @@ from newllm.model.definition import CONTEXT_LIMIT, LAYER_NORM_EPS
 from newllm.model.streams import Dropout
 
 CHUNK = 131_072  # positions whose logits exist at once: the study's largest batch of one seed
-GATE_ROWS = 1  # windows that one program of the gate kernels handles
-GATE_WARPS = 1
-ROW_WARPS = 2  # of a row of logits
+ALIGNMENT = 64  # the width of the logits is rounded up to a multiple, so that every row starts aligned
+# measured best on an H200: benchmarks/NOTES.md
+# of a product: height, width and depth of a tile, warps, stages of the pipeline
+LARGE_TILE = (128, 128, 64, 4, 3)  # least traffic: for lanes that share the GPU
+SMALL_TILE = (64, 64, 64, 4, 4)  # least latency: for a lane that has it alone
+GATE_ROWS, GATE_WARPS = 4, 1  # windows that one program of the gates' backward handles
+HEAD_ROWS, HEAD_WARPS = 32, 4  # rows of logits that one program handles
 
 
 @triton.jit
@@ -32,42 +39,48 @@ def _mix(x):
 
 
 @triton.jit
-def _dropped(keys, step, seed, place, index, threshold):
-    """Whether dropout takes the units with these indices; one hash decides two neighbours with 16 bits each.
+def _dropped(keys, step, seed, place, row, column, first_column, width, threshold):
+    """Whether dropout takes the units at these rows and columns: [rows, columns].
 
-    Keyed by the seed's two words, the step and the place (layer and position), so that it depends on nothing else.
+    Keyed by the seed's two words, the step and the place (layer and position), so that it depends on nothing else. One
+    hash decides two neighbours with 16 bits each; `column` counts from `first_column`, which is even, so that the
+    compiler sees that neighbours share the hash and computes it once.
     """
     count, place = tl.load(step).to(tl.uint32), place.to(tl.uint32)
     first = _mix(tl.load(keys + 2 * seed).to(tl.uint32) ^ _mix(count * 0x9E3779B9 + place))
     second = _mix(tl.load(keys + 2 * seed + 1).to(tl.uint32) ^ _mix(count + place * 0x85EBCA6B + first))
-    x = (index >> 1).to(tl.uint32) * 0x9E3779B9 + first
+    pair = (row * ((width + 1) // 2))[:, None] + (first_column // 2 + (column >> 1))[None, :]
+    x = pair.to(tl.uint32) * 0x9E3779B9 + first
     x ^= x >> 16
     x = x * 0x7FEB352D + second
     x ^= x >> 15
     x *= 0x846CA68B
-    x ^= x >> 16
-    bits = tl.where((index & 1) == 0, x & 0xFFFF, x >> 16)
-    return bits < threshold
+    bits = tl.where((column & 1)[None, :] == 0, x << 16, x)  # the upper half counts; what lies below is 2^-16 of it
+    return bits < (threshold << 16).to(tl.uint32)
 
 
 @triton.jit(do_not_specialize=["place", "batch"])
 def _linear_kernel(
-    x, w, out, addend, table, tokens, positive, keys, step,
+    x, w, out, addend, table, tokens, positive, sums, keys, step,
     batch, width, depth,
     x_seed, x_row, w_seed, w_k, w_n, out_seed, out_row, addend_seed, addend_row,
-    table_seed, tokens_seed, tokens_row, positive_seed, positive_row,
+    table_seed, tokens_seed, tokens_row, positive_seed, positive_row, sums_seed,
     place, threshold, scale,
     ADDEND: tl.constexpr, ROWS: tl.constexpr, RELU: tl.constexpr, DROPOUT: tl.constexpr, POSITIVE: tl.constexpr,
-    EVEN_K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    SUMS: tl.constexpr, EVEN_M: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     seed = tl.program_id(1).to(tl.int64)
     tiles_n = tl.cdiv(width, BLOCK_N)
-    row = (tl.program_id(0) // tiles_n) * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = (tl.program_id(0) % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
+    tile_m, tile_n = tl.program_id(0) // tiles_n, tl.program_id(0) % tiles_n
+    row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
+    column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
-    safe_row, safe_column = row % batch, column % width  # loads beyond the edge read something; nothing is stored there
-    x_tile = x + seed * x_seed + safe_row[:, None].to(tl.int64) * x_row + k[None, :]
-    w_tile = w + seed * w_seed + k[:, None] * w_k + safe_column[None, :] * w_n
+    # loads beyond the edge read something else; what comes of it is not stored
+    safe_row = row if EVEN_M else tl.minimum(row, batch - 1)
+    safe_column = column if EVEN_N else tl.minimum(column, width - 1)
+    x_tile = x + seed * x_seed + (safe_row[:, None] * x_row + k[None, :])
+    w_tile = w + seed * w_seed + (k[:, None] * w_k + safe_column[None, :] * w_n)
     total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for start in range(0, depth, BLOCK_K):
         if EVEN_K:
@@ -78,32 +91,34 @@ def _linear_kernel(
         total = tl.dot(left, right, total)
         x_tile += BLOCK_K
         w_tile += BLOCK_K * w_k
-    inside = (row[:, None] < batch) & (column[None, :] < width)
-    if ADDEND:
-        total += tl.load(
-            addend + seed * addend_seed + row[:, None].to(tl.int64) * addend_row + column[None, :],
-            mask=inside,
-            other=0.0,
-        ).to(tl.float32)
+    if ADDEND == 1:
+        total += tl.load(addend + seed * addend_seed + safe_column).to(tl.float32)[None, :]
+    if ADDEND == 2:
+        place_of_addend = addend + seed * addend_seed + (safe_row[:, None] * addend_row + safe_column[None, :])
+        total += tl.load(place_of_addend).to(tl.float32)
     if ROWS:
-        token = tl.load(tokens + seed * tokens_seed + safe_row.to(tl.int64) * tokens_row).to(tl.int64)
-        total += tl.load(
-            table + seed * table_seed + token[:, None] * width + column[None, :], mask=inside, other=0.0
-        ).to(tl.float32)
+        token = tl.load(tokens + seed * tokens_seed + safe_row * tokens_row)
+        total += tl.load(table + seed * table_seed + (token[:, None] * width + safe_column[None, :])).to(tl.float32)
     if RELU:
         total = tl.maximum(total, 0.0)
     if DROPOUT:
-        index = row[:, None] * width + column[None, :]
-        total = tl.where(_dropped(keys, step, seed, place, index, threshold), 0.0, total * scale)
+        dropped = _dropped(keys, step, seed, place, row, tl.arange(0, BLOCK_N), tile_n * BLOCK_N, width, threshold)
+        total = tl.where(dropped, 0.0, total * scale)
     if POSITIVE:
-        hidden = tl.load(
-            positive + seed * positive_seed + row[:, None].to(tl.int64) * positive_row + column[None, :],
-            mask=inside,
-            other=0.0,
-        )
+        hidden = tl.load(positive + seed * positive_seed + (safe_row[:, None] * positive_row + safe_column[None, :]))
         total = tl.where(hidden > 0, total * scale, 0.0)
-    target = out + seed * out_seed + row[:, None].to(tl.int64) * out_row + column[None, :]
-    tl.store(target, total.to(out.dtype.element_ty), mask=inside)
+    if SUMS:
+        # each tile has its own sums and adds to them at every position: no atomics, so no random order
+        place_of_sums = sums + seed * sums_seed + tile_m * width + column
+        summed = total if EVEN_M else tl.where((row < batch)[:, None], total, 0.0)
+        before = tl.load(place_of_sums, mask=column < width, other=0.0)
+        tl.store(place_of_sums, before + tl.sum(summed, 0), mask=column < width)
+    target = out + seed * out_seed + (row[:, None] * out_row + column[None, :])
+    value = total.to(out.dtype.element_ty)
+    if EVEN_M and EVEN_N:
+        tl.store(target, value)
+    else:
+        tl.store(target, value, mask=(row < batch)[:, None] & (column < width)[None, :])
 
 
 def linear(
@@ -115,6 +130,8 @@ def linear(
     relu: bool = False,
     dropout: tuple[Dropout, int] | None = None,
     positive: tuple[Tensor, float] | None = None,
+    sums: Tensor | None = None,
+    lanes: int = 1,
 ) -> None:
     """out = x @ w + addend + rows, through relu and dropout, or masked.
 
@@ -127,6 +144,8 @@ def linear(
         relu: whether negative sums become 0.
         dropout: the dropout and the place (layer and position) that it is drawn for.
         positive: hidden units [S, B, N] and a factor: what is not positive there becomes 0, the rest is multiplied.
+        sums: added to, the sums of `out` over B before it is rounded; made by `linear_sums`.
+        lanes: how many lanes share the GPU.
     """
     num_seeds, batch, depth = x.shape
     width = out.shape[-1]
@@ -136,51 +155,93 @@ def linear(
     hidden, factor = positive or (none, 1.0)
     if drawn is not None:
         factor = drawn.scale
-    block_m, block_n, block_k, warps, stages = _tile(num_seeds * batch, width)
+    block_m, block_n, block_k, warps, stages = _tile(lanes)
     grid = (triton.cdiv(batch, block_m) * triton.cdiv(width, block_n), num_seeds)
     _linear_kernel[grid](
-        x, w, out, none if addend is None else addend, table, tokens, hidden,
+        x, w, out, none if addend is None else addend, table, tokens, hidden, none if sums is None else sums,
         none if drawn is None else drawn.keys, none if drawn is None else drawn.step,
         batch, width, depth,
-        x.stride(0), x.stride(1), w.stride(0), w.stride(1), w.stride(2), out.stride(0), out.stride(1),
-        0 if addend is None else addend.stride(0), addend.stride(1) if addend is not None and addend.dim() == 3 else 0,
-        table.stride(0), tokens.stride(0), tokens.stride(1), hidden.stride(0), hidden.stride(1),
+        _apart(x), x.stride(1), _apart(w), w.stride(1), w.stride(2), _apart(out), out.stride(1),
+        0 if addend is None else _apart(addend), 0 if addend is None else addend.stride(1),
+        _apart(table), _apart(tokens), tokens.stride(1), _apart(hidden), hidden.stride(1),
+        0 if sums is None else _apart(sums),
         place, 0 if drawn is None else drawn.threshold, factor,
-        ADDEND=addend is not None, ROWS=rows is not None, RELU=relu, DROPOUT=drawn is not None,
-        POSITIVE=positive is not None, EVEN_K=depth % block_k == 0,
+        ADDEND=0 if addend is None else addend.dim() - 1, ROWS=rows is not None, RELU=relu, DROPOUT=drawn is not None,
+        POSITIVE=positive is not None, SUMS=sums is not None,
+        EVEN_M=batch % block_m == 0, EVEN_N=width % block_n == 0, EVEN_K=depth % block_k == 0,
         BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
 
-def _tile(rows: int, width: int) -> tuple[int, int, int, int, int]:
-    """Tile height, width and depth, warps and stages, as measured best on an H200 for one seed and for five."""
-    return 64, 128, 64, 4, 4 if rows * width <= 2048 * 1024 else 3
+def _apart(stacked: Tensor) -> int:
+    """Elements from one seed to the next; 0 for a single one, so that no odd number hides that its rows are aligned."""
+    return stacked.stride(0) if stacked.shape[0] > 1 else 0
+
+
+def in_lanes(num_seeds: int, lane: Callable[[slice], None]) -> None:
+    """Does the work of each seed on a stream of its own; what follows on the current stream waits for all.
+
+    What outlives the work must be allocated before: memory belongs to the stream that it was allocated on.
+    """
+    lanes = [slice(seed, seed + 1) for seed in range(num_seeds)]
+    if not torch.cuda.is_available() or num_seeds == 1:
+        for seeds in lanes:
+            lane(seeds)
+        return
+    current = torch.cuda.current_stream()
+    streams = _streams(num_seeds, current.device)
+    for seeds, stream in zip(lanes, streams, strict=True):
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            lane(seeds)
+    for stream in streams:
+        current.wait_stream(stream)
+
+
+@cache
+def _streams(count: int, device: torch.device) -> list[torch.cuda.Stream]:
+    return [torch.cuda.Stream(device) for _ in range(count)]
+
+
+def linear_sums(batch: int, width: int, like: Tensor) -> Tensor:
+    """Zeros [S, tiles, N] for the sums of `linear` in S lanes, in the type of `like` [S, ...]."""
+    return like.new_zeros(like.shape[0], triton.cdiv(batch, _tile(like.shape[0])[0]), width)
+
+
+def _tile(lanes: int) -> tuple[int, int, int, int, int]:
+    return SMALL_TILE if lanes == 1 else LARGE_TILE
 
 
 @triton.jit(do_not_specialize=["batch"])
 def _gates_forward_kernel(
     gates, previous, gamma, beta, context, state,
     batch, width, gates_seed, gates_row, context_seed, state_seed, gamma_seed, beta_seed,
-    LIMIT: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    LIMIT: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    seed = tl.program_id(1).to(tl.int64)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.arange(0, BLOCK)[None, :]
-    inside = (row < batch) & (column < width)
-    gate = gates + seed * gates_seed + row.to(tl.int64) * gates_row + column
+    seed, row = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    gate = gates + seed * gates_seed + row * gates_row + column
+    place = seed * context_seed + row * width + column
+    _, _, _, _, normed, _ = _mix_and_norm(gate, previous + place, width, inside, EPS)
+    scale = tl.load(gamma + seed * gamma_seed + column, mask=inside, other=0.0)
+    shift = tl.load(beta + seed * beta_seed + column, mask=inside, other=0.0)
+    new = tl.minimum(tl.maximum(normed * scale + shift, -LIMIT), LIMIT)
+    tl.store(context + place, new, mask=inside)
+    tl.store(state + seed * state_seed + row * width + column, new.to(state.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _mix_and_norm(gate, previous, width, inside, EPS: tl.constexpr):
+    """d, f, i, c, LayerNorm of f * c + i * d without gain and shift, and its inverse deviation, for one row."""
     update = tl.load(gate, mask=inside, other=0.0).to(tl.float32)
     forget_gate = tl.sigmoid(tl.load(gate + width, mask=inside, other=0.0).to(tl.float32))
     input_gate = tl.sigmoid(tl.load(gate + 2 * width, mask=inside, other=0.0).to(tl.float32))
-    place = seed * context_seed + row.to(tl.int64) * width + column
-    old = tl.load(previous + place, mask=inside, other=0.0)
+    old = tl.load(previous, mask=inside, other=0.0)
     mixed = tl.where(inside, forget_gate * old + input_gate * update, 0.0)
-    centred = tl.where(inside, mixed - (tl.sum(mixed, 1) / width)[:, None], 0.0)
-    rstd = tl.rsqrt(tl.sum(centred * centred, 1) / width + EPS)[:, None]
-    scale = tl.load(gamma + seed * gamma_seed + column, mask=column < width, other=0.0)
-    shift = tl.load(beta + seed * beta_seed + column, mask=column < width, other=0.0)
-    new = tl.minimum(tl.maximum(centred * rstd * scale + shift, -LIMIT), LIMIT)
-    tl.store(context + place, new, mask=inside)
-    tl.store(state + seed * state_seed + row.to(tl.int64) * width + column, new.to(state.dtype.element_ty), mask=inside)
+    centred = tl.where(inside, mixed - tl.sum(mixed, 0) / width, 0.0)
+    rstd = tl.rsqrt(tl.sum(centred * centred, 0) / width + EPS)
+    return update, forget_gate, input_gate, old, centred * rstd, rstd
 
 
 def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, context: Tensor, state: Tensor) -> None:
@@ -194,11 +255,11 @@ def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, 
         state: written [S, B, C].
     """
     num_seeds, batch, width = previous.shape
-    _gates_forward_kernel[(triton.cdiv(batch, GATE_ROWS), num_seeds)](
+    _gates_forward_kernel[(batch, num_seeds)](
         gates, previous, gamma, beta, context, state,
         batch, width, gates.stride(0), gates.stride(1), context.stride(0), state.stride(0),
         gamma.stride(0), beta.stride(0),
-        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS, BLOCK=triton.next_power_of_2(width),
+        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, BLOCK=triton.next_power_of_2(width),
         num_warps=GATE_WARPS,
     )  # fmt: skip
 
@@ -206,43 +267,53 @@ def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, 
 @triton.jit(do_not_specialize=["batch"])
 def _gates_backward_kernel(
     d_context, gates, previous, gamma, beta, d_gates, carry, sums,
-    batch, width, gates_seed, gates_row, context_seed, d_context_seed, gamma_seed, beta_seed,
+    batch, width, gates_seed, gates_row, context_seed, d_context_seed, gamma_seed, beta_seed, sums_seed,
     LIMIT: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed = tl.program_id(1).to(tl.int64)
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    column = tl.arange(0, BLOCK)[None, :]
-    inside = (row < batch) & (column < width)
-    gate_place = seed * gates_seed + row.to(tl.int64) * gates_row + column
-    update = tl.load(gates + gate_place, mask=inside, other=0.0).to(tl.float32)
-    forget_gate = tl.sigmoid(tl.load(gates + gate_place + width, mask=inside, other=0.0).to(tl.float32))
-    input_gate = tl.sigmoid(tl.load(gates + gate_place + 2 * width, mask=inside, other=0.0).to(tl.float32))
-    old = tl.load(previous + seed * context_seed + row.to(tl.int64) * width + column, mask=inside, other=0.0)
-    mixed = tl.where(inside, forget_gate * old + input_gate * update, 0.0)
-    centred = tl.where(inside, mixed - (tl.sum(mixed, 1) / width)[:, None], 0.0)
-    rstd = tl.rsqrt(tl.sum(centred * centred, 1) / width + EPS)[:, None]
-    normed = centred * rstd
-    scale = tl.load(gamma + seed * gamma_seed + column, mask=column < width, other=0.0)
-    shift = tl.load(beta + seed * beta_seed + column, mask=column < width, other=0.0)
-    place = seed * d_context_seed + row.to(tl.int64) * width + column
-    d_new = tl.load(d_context + place, mask=inside, other=0.0)
-    d_scaled = tl.where(tl.abs(normed * scale + shift) <= LIMIT, d_new, 0.0)
-    # each program has its own row of sums and adds to it at every position: no atomics, so no random order
-    total = sums + (seed * tl.num_programs(0) + tl.program_id(0)) * 2 * width + tl.arange(0, BLOCK)
-    column_inside = tl.arange(0, BLOCK) < width
-    tl.store(total, tl.load(total, mask=column_inside) + tl.sum(d_scaled * normed, 0), mask=column_inside)
-    tl.store(total + width, tl.load(total + width, mask=column_inside) + tl.sum(d_scaled, 0), mask=column_inside)
-    d_normed = d_scaled * scale
-    mean = (tl.sum(d_normed, 1) / width)[:, None]
-    projection = (tl.sum(d_normed * normed, 1) / width)[:, None]
-    d_mixed = rstd * (d_normed - mean - normed * projection)
+    column = tl.arange(0, BLOCK)
+    inside = column < width
+    scale = tl.load(gamma + seed * gamma_seed + column, mask=inside, other=0.0)
+    shift = tl.load(beta + seed * beta_seed + column, mask=inside, other=0.0)
     kind = d_gates.dtype.element_ty
-    tl.store(d_gates + gate_place, (d_mixed * input_gate).to(kind), mask=inside)
-    d_forget = d_mixed * old * forget_gate * (1 - forget_gate)
-    tl.store(d_gates + gate_place + width, d_forget.to(kind), mask=inside)
-    d_input = d_mixed * update * input_gate * (1 - input_gate)
-    tl.store(d_gates + gate_place + 2 * width, d_input.to(kind), mask=inside)
-    tl.store(carry + place, d_mixed * forget_gate, mask=inside)
+    # each program has its own sums and adds to them at every position: no atomics, so no random order
+    total = sums + seed * sums_seed + tl.program_id(0) * 5 * width + column
+    sum_gamma = tl.load(total, mask=inside, other=0.0)
+    sum_beta = tl.load(total + width, mask=inside, other=0.0)
+    sum_update = tl.load(total + 2 * width, mask=inside, other=0.0)
+    sum_forget = tl.load(total + 3 * width, mask=inside, other=0.0)
+    sum_input = tl.load(total + 4 * width, mask=inside, other=0.0)
+    first = tl.program_id(0) * ROWS
+    for index in range(0, tl.minimum(ROWS, batch - first)):
+        row = first.to(tl.int64) + index
+        gate_place = seed * gates_seed + row * gates_row + column
+        update, forget_gate, input_gate, old, normed, rstd = _mix_and_norm(
+            gates + gate_place, previous + seed * context_seed + row * width + column, width, inside, EPS
+        )
+        place = seed * d_context_seed + row * width + column
+        d_new = tl.load(d_context + place, mask=inside, other=0.0)
+        d_scaled = tl.where(tl.abs(normed * scale + shift) <= LIMIT, d_new, 0.0)
+        d_normed = d_scaled * scale
+        mean = tl.sum(d_normed, 0) / width
+        projection = tl.sum(d_normed * normed, 0) / width
+        d_mixed = rstd * (d_normed - mean - normed * projection)
+        d_update = d_mixed * input_gate
+        d_forget = d_mixed * old * forget_gate * (1 - forget_gate)
+        d_input = d_mixed * update * input_gate * (1 - input_gate)
+        tl.store(d_gates + gate_place, d_update.to(kind), mask=inside)
+        tl.store(d_gates + gate_place + width, d_forget.to(kind), mask=inside)
+        tl.store(d_gates + gate_place + 2 * width, d_input.to(kind), mask=inside)
+        tl.store(carry + place, d_mixed * forget_gate, mask=inside)
+        sum_gamma += d_scaled * normed
+        sum_beta += d_scaled
+        sum_update += d_update
+        sum_forget += d_forget
+        sum_input += d_input
+    tl.store(total, sum_gamma, mask=inside)
+    tl.store(total + width, sum_beta, mask=inside)
+    tl.store(total + 2 * width, sum_update, mask=inside)
+    tl.store(total + 3 * width, sum_forget, mask=inside)
+    tl.store(total + 4 * width, sum_input, mask=inside)
 
 
 def gates_backward(
@@ -263,28 +334,21 @@ def gates_backward(
         d_gates: written, the gradient of `gates`, with its strides.
         carry: written [S, B, C], the gradient that reaches the previous context through the forget gate, with the
             strides of `d_context`.
-        sums: added to [S, programs, 2, C], the gradients of gamma and beta; make it with `gate_sums`.
+        sums: added to, the gradients of gamma, beta and the three gates' biases; made by `gate_sums`.
     """
     num_seeds, batch, width = previous.shape
     _gates_backward_kernel[(triton.cdiv(batch, GATE_ROWS), num_seeds)](
         d_context, gates, previous, gamma, beta, d_gates, carry, sums,
         batch, width, gates.stride(0), gates.stride(1), previous.stride(0), d_context.stride(0),
-        gamma.stride(0), beta.stride(0),
+        gamma.stride(0), beta.stride(0), sums.stride(0),
         LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS, BLOCK=triton.next_power_of_2(width),
         num_warps=GATE_WARPS,
     )  # fmt: skip
 
 
-def gate_sums(gamma: Tensor, batch: int) -> Tensor:
-    """Zeros for the sums of `gates_backward`."""
-    return gamma.new_zeros(gamma.shape[0], triton.cdiv(batch, GATE_ROWS), 2, gamma.shape[1])
-
-
-def column_sums(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sums [S, N] over all positions of [S, T, B, N], as a product with ones: far faster than a reduction."""
-    flat = values.flatten(1, 2)
-    ones = torch.ones(flat.shape[0], 1, flat.shape[1], dtype=values.dtype, device=values.device)
-    return torch.bmm(ones, flat)[:, 0].to(dtype)
+def gate_sums(batch: int, gamma: Tensor) -> Tensor:
+    """Zeros [S, programs, 5, C] for the sums of `gates_backward`."""
+    return gamma.new_zeros(gamma.shape[0], triton.cdiv(batch, GATE_ROWS), 5, gamma.shape[1])
 
 
 def table_gradient(d_rows: Tensor, tokens: Tensor, vocabulary_size: int) -> Tensor:
@@ -293,75 +357,115 @@ def table_gradient(d_rows: Tensor, tokens: Tensor, vocabulary_size: int) -> Tens
     A product with the one-hot matrix: atomic additions are slower, and their order is not fixed.
     """
     gradient = d_rows.new_empty(d_rows.shape[0], vocabulary_size, d_rows.shape[-1])
-    for seed, rows in enumerate(d_rows.flatten(1, 2)):
-        one_hot = torch.zeros(rows.shape[0], vocabulary_size, dtype=rows.dtype, device=rows.device)
-        one_hot.scatter_(1, tokens[seed].mT.flatten().long()[:, None], 1)
+    flat = d_rows.flatten(1, 2)
+    one_hot = flat.new_zeros(flat.shape[1], vocabulary_size)
+    for seed, rows in enumerate(flat):
+        ids = tokens[seed].mT.flatten().long()[:, None]
+        one_hot.scatter_(1, ids, 1)
         torch.mm(one_hot.mT, rows, out=gradient[seed])
+        one_hot.scatter_(1, ids, 0)  # far less to write than a matrix of zeros
     return gradient
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "ignored"])
 def _cross_entropy_kernel(
-    logits, bias, targets, losses, hits, scale,
-    width, ignored, GRADIENT: tl.constexpr, BLOCK: tl.constexpr,
+    logits, bias, targets, losses, hits, scale, sums,
+    count, width, ignored, LOG2E: tl.constexpr, GRADIENT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
-    place = logits + row * width + column
-    value = tl.load(place, mask=inside, other=0.0).to(tl.float32) + tl.load(bias + column, mask=inside, other=0.0)
-    value = tl.where(inside, value, float("-inf"))
-    target = tl.load(targets + row)
-    counts = target != ignored
-    largest = tl.max(value, 0)
-    powers = tl.exp(value - largest)
-    total = tl.sum(powers, 0)
-    picked = tl.sum(tl.where(column == target, value, 0.0), 0)
-    tl.store(losses + row, tl.where(counts, tl.log(total) + largest - picked, 0.0))
-    best = tl.min(tl.where(value == largest, column, BLOCK), 0)
-    tl.store(hits + row, tl.where(counts & (best == target), 1.0, 0.0))
+    shift = tl.load(bias + column, mask=inside, other=float("-inf")) * LOG2E
+    total = tl.zeros((BLOCK,), dtype=tl.float32)
+    first = tl.program_id(0) * ROWS
+    for index in range(0, tl.minimum(ROWS, count - first)):
+        row = first.to(tl.int64) + index
+        place = logits + row * width + column
+        target = tl.load(targets + row)
+        counts = target != ignored
+        picked = tl.load(logits + row * width + target).to(tl.float32) + tl.load(bias + target)
+        value = tl.load(place, mask=inside, other=0.0).to(tl.float32) * LOG2E + shift
+        largest = tl.max(value, 0)
+        powers = tl.exp2(value - largest)
+        norm = tl.sum(powers, 0)
+        tl.store(losses + row, tl.where(counts, (tl.log2(norm) + largest) / LOG2E - picked, 0.0))
+        if GRADIENT:
+            factor = tl.where(counts, tl.load(scale), 0.0)
+            gradient = powers * (factor / norm) - tl.where(column == target, factor, 0.0)
+            tl.store(place, gradient.to(logits.dtype.element_ty), mask=inside)
+            total += gradient
+        else:
+            best = tl.min(tl.where(value == largest, column, BLOCK), 0)
+            tl.store(hits + row, tl.where(counts & (best == target), 1.0, 0.0))
     if GRADIENT:
-        factor = tl.where(counts, tl.load(scale), 0.0)
-        gradient = (powers / total - tl.where(column == target, 1.0, 0.0)) * factor
-        tl.store(place, gradient.to(logits.dtype.element_ty), mask=inside)
+        tl.store(sums + tl.program_id(0).to(tl.int64) * width + column, total, mask=inside)
 
 
-def cross_entropy_rows(
-    logits: Tensor, bias: Tensor, targets: Tensor, ignored: int, scale: Tensor, gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Loss and hit of every row [R]; with `gradient` the logits become the gradient of scale * loss, in their place.
+def losses_and_hits(logits: Tensor, bias: Tensor, targets: Tensor, ignored: int) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every row [R], and 1 where the largest logit is the target's and 0 elsewhere [R].
 
     Args:
-        logits: products without the bias [R, V], contiguous.
+        logits: products without the bias [R, V], contiguous, V a multiple of `ALIGNMENT`.
         bias: [V] in float32.
         targets: [R].
         ignored: the target that counts nowhere.
-        scale: factor of the gradient, one number.
-        gradient: whether to overwrite the logits.
     """
     losses = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
     hits = torch.empty_like(losses)
-    block = triton.next_power_of_2(logits.shape[1])
-    _cross_entropy_kernel[(logits.shape[0],)](
-        logits, bias, targets, losses, hits, scale,
-        logits.shape[1], ignored, GRADIENT=gradient, BLOCK=block, num_warps=ROW_WARPS,
-    )  # fmt: skip
+    _cross_entropy(logits, bias, targets, ignored, losses, hits, losses, losses, gradient=False)
     return losses, hits
 
 
+def losses_and_gradients_(
+    logits: Tensor, bias: Tensor, targets: Tensor, ignored: int, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every row [R], and the bias's gradient of scale * loss [V]; the logits become their gradient.
+
+    Args:
+        logits: products without the bias [R, V], contiguous, V a multiple of `ALIGNMENT`; overwritten.
+        bias: [V] in float32.
+        targets: [R].
+        ignored: the target that counts nowhere.
+        scale: factor of the gradients, one number.
+    """
+    losses = torch.empty(logits.shape[0], dtype=torch.float32, device=logits.device)
+    sums = losses.new_empty(triton.cdiv(logits.shape[0], HEAD_ROWS), logits.shape[1])
+    _cross_entropy(logits, bias, targets, ignored, losses, losses, scale, sums, gradient=True)
+    return losses, sums.sum(0)
+
+
+def _cross_entropy(
+    logits: Tensor,
+    bias: Tensor,
+    targets: Tensor,
+    ignored: int,
+    losses: Tensor,
+    hits: Tensor,
+    scale: Tensor,
+    sums: Tensor,
+    gradient: bool,
+) -> None:
+    count, width = logits.shape
+    _cross_entropy_kernel[(triton.cdiv(count, HEAD_ROWS),)](
+        logits, bias, targets, losses, hits, scale, sums,
+        count, width, ignored, LOG2E=1 / log(2), GRADIENT=gradient, ROWS=HEAD_ROWS, BLOCK=triton.next_power_of_2(width),
+        num_warps=HEAD_WARPS,
+    )  # fmt: skip
+
+
 @triton.jit(do_not_specialize=["place"])
-def _keep_kernel(out, keys, step, place, count, threshold, BLOCK: tl.constexpr):
-    seed = tl.program_id(1).to(tl.int64)
-    index = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    dropped = _dropped(keys, step, seed, place, index, threshold)
-    tl.store(out + seed * count + index, tl.where(dropped, 0, 1).to(tl.int8), mask=index < count)
+def _keep_kernel(out, keys, step, place, width, threshold, BLOCK: tl.constexpr):
+    seed, row = tl.program_id(1).to(tl.int64), tl.program_id(0) + tl.arange(0, 1)
+    column = tl.arange(0, BLOCK)
+    dropped = _dropped(keys, step, seed, place, row, column, 0, width, threshold)
+    target = out + (seed * tl.num_programs(0) + row)[:, None] * width + column[None, :]
+    tl.store(target, tl.where(dropped, 0, 1).to(tl.int8), mask=(column < width)[None, :])
 
 
 def keep_mask(dropout: Dropout, place: int, batch: int, width: int) -> Tensor:
     """What `linear` keeps [S, B, N] at a place; for tests and for the definition."""
     num_seeds = dropout.keys.shape[0]
     out = torch.empty(num_seeds, batch, width, dtype=torch.int8, device=dropout.keys.device)
-    count = batch * width
-    grid = (triton.cdiv(count, 1024), num_seeds)
-    _keep_kernel[grid](out, dropout.keys, dropout.step, place, count, dropout.threshold, BLOCK=1024)
+    _keep_kernel[(batch, num_seeds)](
+        out, dropout.keys, dropout.step, place, width, dropout.threshold, BLOCK=triton.next_power_of_2(width)
+    )
     return out.bool()

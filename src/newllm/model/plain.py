@@ -1,5 +1,7 @@
 """The pieces of the scan and the head in torch operations, for any device; `kernels` has the same for CUDA."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from newllm.model.definition import CONTEXT_LIMIT, LAYER_NORM_EPS
 from newllm.model.streams import Dropout
 
 CHUNK = 16_384  # positions whose logits exist at once
+ALIGNMENT = 1  # of the width of the logits
 
 
 def linear(
@@ -18,6 +21,8 @@ def linear(
     relu: bool = False,
     dropout: tuple[Dropout, int] | None = None,
     positive: tuple[Tensor, float] | None = None,
+    sums: Tensor | None = None,
+    lanes: int = 1,
 ) -> None:
     """out = x @ w + addend + rows, through relu and dropout, or masked.
 
@@ -30,7 +35,10 @@ def linear(
         relu: whether negative sums become 0.
         dropout: the dropout and the place (layer and position) that it is drawn for.
         positive: hidden units [S, B, N] and a factor: what is not positive there becomes 0, the rest is multiplied.
+        sums: added to, the sums of `out` over B; made by `linear_sums`.
+        lanes: of no consequence here.
     """
+    del lanes
     if rows is not None:
         table, tokens = rows
         addend = table[torch.arange(len(tokens), device=tokens.device)[:, None], tokens]
@@ -49,6 +57,20 @@ def linear(
     if positive is not None:
         hidden, factor = positive
         out.mul_(hidden > 0).mul_(factor)
+    if sums is not None:
+        sums[:, 0] += out.sum(1, dtype=sums.dtype)
+
+
+def in_lanes(num_seeds: int, lane: Callable[[slice], None]) -> None:
+    """Does the work of all seeds at once."""
+    del num_seeds
+    lane(slice(None))
+
+
+def linear_sums(batch: int, width: int, like: Tensor) -> Tensor:
+    """Zeros [S, 1, N] for the sums of `linear` in the type of `like` [S, ...]."""
+    del batch
+    return like.new_zeros(like.shape[0], 1, width)
 
 
 def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, context: Tensor, state: Tensor) -> None:
@@ -90,7 +112,7 @@ def gates_backward(
         beta: [S, C].
         d_gates: written, the gradient of `gates` [S, B, 3C].
         carry: written [S, B, C], the gradient that reaches the previous context through the forget gate.
-        sums: added to, the gradients of gamma and beta; from `gate_sums`.
+        sums: added to, the gradients of gamma, beta and the three gates' biases; made by `gate_sums`.
     """
     width = [gamma.shape[-1]]
     mixed, update, forget_gate, input_gate = _mix(gates.to(gamma.dtype), previous)
@@ -107,11 +129,13 @@ def gates_backward(
     d_forget.copy_(d_mixed * previous * forget_gate * (1 - forget_gate))
     d_input.copy_(d_mixed * update * input_gate * (1 - input_gate))
     torch.mul(d_mixed, forget_gate, out=carry)
+    sums[:, 0, 2:].flatten(1).add_(d_gates.sum(1, dtype=sums.dtype))
 
 
-def gate_sums(gamma: Tensor, batch: int) -> Tensor:
-    """Zeros [S, 1, 2, C] for the sums of `gates_backward`."""
-    return gamma.new_zeros(gamma.shape[0], 1, 2, gamma.shape[1])
+def gate_sums(batch: int, gamma: Tensor) -> Tensor:
+    """Zeros [S, 1, 5, C] for the sums of `gates_backward`."""
+    del batch
+    return gamma.new_zeros(gamma.shape[0], 1, 5, gamma.shape[1])
 
 
 def _mix(gates: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -119,11 +143,6 @@ def _mix(gates: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor
     update, forget_gate, input_gate = gates.chunk(3, dim=-1)
     forget_gate, input_gate = forget_gate.sigmoid(), input_gate.sigmoid()
     return torch.addcmul(forget_gate * context, input_gate, update), update, forget_gate, input_gate
-
-
-def column_sums(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Sums [S, N] over all positions of [S, T, B, N]."""
-    return values.sum((1, 2), dtype=dtype)
 
 
 def table_gradient(d_rows: Tensor, tokens: Tensor, vocabulary_size: int) -> Tensor:
@@ -135,26 +154,43 @@ def table_gradient(d_rows: Tensor, tokens: Tensor, vocabulary_size: int) -> Tens
     return sums.to(d_rows.dtype)
 
 
-def cross_entropy_rows(
-    logits: Tensor, bias: Tensor, targets: Tensor, ignored: int, scale: Tensor, gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Loss and hit of every row [R]; with `gradient` the logits become the gradient of scale * loss, in their place.
+def losses_and_hits(logits: Tensor, bias: Tensor, targets: Tensor, ignored: int) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every row [R], and 1 where the largest logit is the target's and 0 elsewhere [R].
 
     Args:
         logits: products without the bias [R, V].
         bias: [V].
         targets: [R].
         ignored: the target that counts nowhere.
-        scale: factor of the gradient, one number.
-        gradient: whether to overwrite the logits.
+    """
+    log_probabilities = (logits + bias).log_softmax(-1)
+    losses = -_at(log_probabilities, targets) * (targets != ignored)
+    hits = (log_probabilities.argmax(-1) == targets) & (targets != ignored)
+    return losses, hits.to(losses.dtype)
+
+
+def losses_and_gradients_(
+    logits: Tensor, bias: Tensor, targets: Tensor, ignored: int, scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every row [R], and the bias's gradient of scale * loss [V]; the logits become their gradient.
+
+    Args:
+        logits: products without the bias [R, V]; overwritten.
+        bias: [V].
+        targets: [R].
+        ignored: the target that counts nowhere.
+        scale: factor of the gradients, one number.
     """
     counts = targets != ignored
-    ids = targets.long()[:, None]
     log_probabilities = (logits + bias).log_softmax(-1)
-    hits = (log_probabilities.argmax(-1) == ids[:, 0]) & counts
-    losses = -log_probabilities.gather(1, ids)[:, 0] * counts
-    if gradient:
-        probabilities = log_probabilities.exp_()
-        probabilities.scatter_add_(1, ids, probabilities.new_full(ids.shape, -1.0))
-        logits.copy_(probabilities.mul_((counts * scale)[:, None]))
-    return losses, hits.to(losses.dtype)
+    losses = -_at(log_probabilities, targets) * counts
+    gradient = log_probabilities.exp_()
+    gradient.scatter_add_(1, targets.long()[:, None], gradient.new_full((len(targets), 1), -1.0))
+    gradient.mul_((counts * scale)[:, None])
+    logits.copy_(gradient)
+    return losses, gradient.sum(0)
+
+
+def _at(values: Tensor, ids: Tensor) -> Tensor:
+    """One of each row [R] of values [R, V]."""
+    return values.gather(1, ids.long()[:, None])[:, 0]

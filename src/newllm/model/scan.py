@@ -7,10 +7,13 @@ recurrence, some 63 x (3 L + 10) small nodes, would cost more than the arithmeti
 Tensors that are kept for the backward pass lie as [S, T, B, ...]: one position of all seeds is a strided batch for a
 batched product, and all positions of one seed are a plain matrix, so neither needs a copy.
 
-The pieces (a product with what follows it, the gates, sums) are those of `plain` or, on CUDA, those of `kernels`.
+The pieces (a product with what follows it, the gates, sums) are those of `plain` or, on CUDA, those of `kernels`. On
+CUDA each seed's recurrence is a lane, a stream of its own: one seed's small kernels fill what the others leave idle.
 """
 
+import importlib.util
 import os
+import warnings
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
@@ -23,15 +26,29 @@ from newllm.model import plain
 from newllm.model.definition import Parameters, num_hidden_layers
 from newllm.model.streams import Dropout
 
+KERNEL_CAPABILITY = (8, 0)  # the first GPUs with asynchronous copies and enough shared memory for the tiles
+
+
+def has_triton() -> bool:
+    """Whether Triton is there to compile the kernels."""
+    return importlib.util.find_spec("triton") is not None
+
 
 @cache
-def has_kernels() -> bool:
-    """Whether Triton is there to compile the kernels."""
-    try:
-        import triton  # noqa: F401, PLC0415 (only CUDA builds of torch bring it)
-    except ImportError:
-        return False
-    return True
+def can_run_kernels(device: torch.device) -> bool:
+    """Whether a GPU runs the kernels. If not it says why, once: the plain path is much slower."""
+    major, minor = torch.cuda.get_device_capability(device)
+    if not has_triton():
+        obstacle = "Triton is not installed (CUDA builds of torch for Linux bring it)"
+    elif (major, minor) < KERNEL_CAPABILITY:
+        obstacle = (
+            f"the GPU's compute capability is {major}.{minor}, and the kernels need "
+            f"{'.'.join(map(str, KERNEL_CAPABILITY))}"
+        )
+    else:
+        return True
+    warnings.warn(f"training by plain torch operations, several times slower than by kernels: {obstacle}", stacklevel=2)
+    return False
 
 
 def pieces_for(tensor: Tensor) -> ModuleType:
@@ -39,8 +56,10 @@ def pieces_for(tensor: Tensor) -> ModuleType:
 
     With Triton's interpreter (TRITON_INTERPRET=1) the kernels run on a CPU too, very slowly, to be tested.
     """
-    somewhere = tensor.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
-    if somewhere and tensor.dtype in (torch.float16, torch.bfloat16) and has_kernels():
+    if tensor.dtype not in (torch.float16, torch.bfloat16):
+        return plain
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and has_triton()
+    if interpreted or (tensor.is_cuda and can_run_kernels(tensor.device)):
         from newllm.model import kernels  # noqa: PLC0415 (imports Triton)
 
         return kernels
@@ -100,25 +119,42 @@ def _forward(
     hidden = [table.new_empty(num_seeds, kept, batch, hidden_size) for _ in range(num_layers - 1)]
     hidden.append(table.new_empty(num_seeds, length, batch, hidden_size))
     gates = table.new_empty(num_seeds, kept, batch, 3 * context_dim)
-    contexts = gamma.new_zeros(num_seeds, kept + 1, batch, context_dim)
-    states = contexts if gamma.dtype == table.dtype else torch.zeros_like(contexts, dtype=table.dtype)
-    for t in range(length):
-        now, then = (t, t + 1) if keeps_all else (0, 0)
-        outputs = [h[:, now] for h in hidden[:-1]] + [hidden[-1][:, t]]
-        draws = [(dropout, layer * length + t) if dropout else None for layer in range(num_layers)]
-        state, rows = states[:, now], (table, tokens[:, :, t])
-        pieces.linear(state, weights[0].mT, outputs[0], rows=rows, relu=True, dropout=draws[0])
-        for layer in range(1, num_layers):
+    contexts = gamma.new_empty(num_seeds, kept + 1, batch, context_dim)
+    states = contexts if gamma.dtype == table.dtype else torch.empty_like(contexts, dtype=table.dtype)
+    contexts[:, 0] = 0
+    states[:, 0] = 0
+
+    def lane(seeds: slice) -> None:
+        for t in range(length):
+            now, then = (t, t + 1) if keeps_all else (0, 0)
+            outputs = [h[seeds, now] for h in hidden[:-1]] + [hidden[-1][seeds, t]]
+            draws = [(dropout.of(seeds), layer * length + t) if dropout else None for layer in range(num_layers)]
+            state, rows = states[seeds, now], (table[seeds], tokens[seeds, :, t])
             pieces.linear(
-                outputs[layer - 1],
-                weights[layer].mT,
-                outputs[layer],
-                addend=biases[layer - 1],
-                relu=True,
-                dropout=draws[layer],
+                state, weights[0][seeds].mT, outputs[0], rows=rows, relu=True, dropout=draws[0], lanes=num_seeds
             )
-        pieces.linear(outputs[-1], weights[-1].mT, gates[:, now], addend=biases[-1])
-        pieces.gates_forward(gates[:, now], contexts[:, now], gamma, beta, contexts[:, then], states[:, then])
+            for layer in range(1, num_layers):
+                pieces.linear(
+                    outputs[layer - 1],
+                    weights[layer][seeds].mT,
+                    outputs[layer],
+                    addend=biases[layer - 1][seeds],
+                    relu=True,
+                    dropout=draws[layer],
+                    lanes=num_seeds,
+                )
+            weight, bias = weights[-1][seeds], biases[-1][seeds]
+            pieces.linear(outputs[-1], weight.mT, gates[seeds, now], addend=bias, lanes=num_seeds)
+            pieces.gates_forward(
+                gates[seeds, now],
+                contexts[seeds, now],
+                gamma[seeds],
+                beta[seeds],
+                contexts[seeds, then],
+                states[seeds, then],
+            )
+
+    pieces.in_lanes(num_seeds, lane)
     return hidden[-1], [gates, contexts, states, *hidden]
 
 
@@ -145,27 +181,48 @@ class _Scan(torch.autograd.Function):
         num_layers = (len(rest) - 4) // 2
         weights, (gates, contexts, states, *hidden) = rest[: num_layers + 1], rest[num_layers + 1 :]
         pieces = pieces_for(gates)
-        batch, length = tokens.shape[1:]
+        num_seeds, batch, length = tokens.shape
         d_pre = [torch.empty_like(h) for h in hidden]  # gradients of the hidden layers before relu
         d_gates = torch.empty_like(gates)
-        sums = pieces.gate_sums(gamma, batch)
-        d_context = gamma.new_zeros(gamma.shape[0], batch, gamma.shape[1])
+        d_context = gamma.new_zeros(num_seeds, batch, gamma.shape[1])
         carry = torch.empty_like(d_context)
-        for t in reversed(range(length)):
-            pieces.gates_backward(d_context, gates[:, t], contexts[:, t], gamma, beta, d_gates[:, t], carry, sums)
-            # relu and dropout share one mask: a unit is positive where it was both active and kept
-            positive = [(h[:, t], ctx.scale) for h in hidden]
-            outputs = [d[:, t] for d in d_pre]
-            pieces.linear(d_gates[:, t], weights[-1], outputs[-1], addend=d_last[:, t], positive=positive[-1])
-            for layer in reversed(range(1, num_layers)):
-                pieces.linear(outputs[layer], weights[layer], outputs[layer - 1], positive=positive[layer - 1])
-            pieces.linear(outputs[0], weights[0], d_context, addend=carry)
-        d_gamma, d_beta = sums.sum(1).unbind(1)
-        d_outputs = [*d_pre, d_gates]
+        gate_sums = pieces.gate_sums(batch, gamma)
+        sums = [pieces.linear_sums(batch, h.shape[-1], gamma) for h in hidden[1:]]  # the first bias is in the table
+
+        def lane(seeds: slice) -> None:
+            for t in reversed(range(length)):
+                pieces.gates_backward(
+                    d_context[seeds],
+                    gates[seeds, t],
+                    contexts[seeds, t],
+                    gamma[seeds],
+                    beta[seeds],
+                    d_gates[seeds, t],
+                    carry[seeds],
+                    gate_sums[seeds],
+                )
+                d_output = d_gates[seeds, t]
+                for layer in reversed(range(num_layers)):
+                    pieces.linear(
+                        d_output,
+                        weights[layer + 1][seeds],
+                        d_pre[layer][seeds, t],
+                        addend=d_last[seeds, t] if layer == num_layers - 1 else None,
+                        # relu and dropout share one mask: a unit is positive where it was both active and kept
+                        positive=(hidden[layer][seeds, t], ctx.scale),
+                        sums=sums[layer - 1][seeds] if layer else None,
+                        lanes=num_seeds,
+                    )
+                    d_output = d_pre[layer][seeds, t]
+                weight = weights[0][seeds]
+                pieces.linear(d_output, weight, d_context[seeds], addend=carry[seeds], lanes=num_seeds)
+
+        pieces.in_lanes(num_seeds, lane)
+        d_gamma, d_beta, *d_gate_biases = gate_sums.sum(1).unbind(1)
         d_weights = [
             torch.bmm(d.flatten(1, 2).mT, x.flatten(1, 2))
-            for d, x in zip(d_outputs, [states[:, :-1], *hidden], strict=True)
+            for d, x in zip([*d_pre, d_gates], [states[:, :-1], *hidden], strict=True)
         ]
-        d_biases = [pieces.column_sums(d, gamma.dtype).to(d.dtype) for d in d_outputs[1:]]
+        d_biases = [s.sum(1).to(gates.dtype) for s in sums] + [torch.cat(d_gate_biases, dim=1).to(gates.dtype)]
         d_table = pieces.table_gradient(d_pre[0], tokens, ctx.vocabulary_size)
         return None, None, d_table, d_gamma, d_beta, *d_weights, *d_biases

@@ -40,6 +40,10 @@ class Dropout:
     keys: Tensor = field(default_factory=lambda: torch.empty(0))
     step: Tensor = field(default_factory=lambda: torch.empty(0))
 
+    def of(self, seeds: slice) -> "Dropout":
+        """The dropout of some seeds of the stack."""
+        return Dropout(self.probability, [mask[seeds] for mask in self.masks], self.keys[seeds], self.step)
+
     @property
     def threshold(self) -> int:
         """A unit is dropped if its 16 random bits are below this number."""

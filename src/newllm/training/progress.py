@@ -51,6 +51,10 @@ class Progress:
             left = (now - self._started) * (total - self._done) / self._done
             print(f"{self._title}, seeds {_listed(seeds)}: {text}, {_duration(left)} left", flush=True)
 
+    def split(self, epochs: int) -> None:
+        """A stack is trained as two, one after the other."""
+        self._bar.total = (self._bar.total or 0) + epochs * self._steps
+
     def skip(self, epochs: int) -> None:
         """Epochs that early stopping has spared."""
         self._bar.total = (self._bar.total or 0) - epochs * self._steps

@@ -8,23 +8,43 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from newllm.model.definition import ModelShape, Parameters
 
+ALIGNMENT = 64  # elements; 128 bytes in half precision
 BETAS = (0.9, 0.999)
 EPS = 1e-8
 
 
 def flatten(tensors: Mapping[str, Tensor], shape: ModelShape) -> Tensor:
-    """Puts tensors [S, ...], named as the parameters of `shape`, into one matrix [S, P]."""
-    return torch.cat([tensors[name].flatten(1) for name in shape.parameter_shapes()], dim=1)
+    """Puts tensors [S, ...], named as the parameters of `shape`, into one matrix [S, P] of float32 or wider.
+
+    Zeros fill each up to a multiple of `ALIGNMENT`, so that every tensor of every seed starts where a product reads it
+    fastest, in half precision too.
+    """
+    rows = []
+    for name in shape.parameter_shapes():
+        row = tensors[name].flatten(1)
+        rows.append(pad(row.to(torch.promote_types(row.dtype, torch.float32)), (0, -row.shape[1] % ALIGNMENT)))
+    return torch.cat(rows, dim=1)
 
 
 def unflatten(flat: Tensor, shape: ModelShape) -> Parameters:
     """The parameters [S, ...] as views into a matrix [S, P]."""
     sizes = shape.parameter_shapes()
-    pieces = flat.split([torch.Size(size).numel() for size in sizes.values()], dim=1)
-    return {name: piece.unflatten(1, size) for (name, size), piece in zip(sizes.items(), pieces, strict=True)}
+    lengths = [torch.Size(size).numel() for size in sizes.values()]
+    pieces = flat.split([length + -length % ALIGNMENT for length in lengths], dim=1)
+    return {
+        name: piece[:, :length].unflatten(1, size)
+        for (name, size), length, piece in zip(sizes.items(), lengths, pieces, strict=True)
+    }
+
+
+def cast(flat: Tensor, shape: ModelShape, dtype: torch.dtype) -> Parameters:
+    """The parameters [S, ...] with those of the matrix products in `dtype`, all cast at once."""
+    products, full = unflatten(flat.to(dtype), shape), unflatten(flat, shape)
+    return products | {name: full[name] for name in ("norm.weight", "norm.bias", "output.bias")}
 
 
 class Adam:

@@ -1,5 +1,6 @@
 """The training loop over a stack of seeds."""
 
+import gc
 import math
 import time
 from collections.abc import Sequence
@@ -22,7 +23,7 @@ from newllm.training.loss_scaling import LossScaler
 from newllm.training.progress import Progress
 from newllm.training.results import EpochRow, SeedResult, Training
 from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
-from newllm.training.stack import Adam, clip_, flatten, unflatten
+from newllm.training.stack import Adam, cast, clip_, flatten, unflatten
 
 LARGEST_LOSS = 200.0  # nats; a validation loss beyond is a training gone wrong, and its perplexity no number to use
 
@@ -42,22 +43,62 @@ def train(
         config: optimisation; `config.seeds` are trained.
         windows: ids of the training split [N, T + 1] and the validation split [M, T + 1], on the device to train on.
         stack_size: seeds to train at once. Default: all on a GPU; one on a CPU, where a stack gains nothing and a
-            batched product's rounding could depend on the size of the stack.
+            batched product's rounding could depend on the size of the stack. A stack that does not fit into the
+            device's memory is halved.
 
     Raises:
-        UserError: a loss is not finite and loss scaling cannot cure it.
+        UserError: not even one seed fits, or a loss is not finite and loss scaling cannot cure it.
     """
     size = stack_size or (len(config.seeds) if windows[0].is_cuda else 1)
-    stacks = [config.seeds[start : start + size] for start in range(0, len(config.seeds), size)]
+    waiting = [config.seeds[start : start + size] for start in range(0, len(config.seeds), size)]
     steps = math.ceil(len(windows[0]) / config.batch_size)
     trained = []
-    with Progress(shape.num_layers, config.epochs, len(stacks), steps) as progress:
-        for seeds in stacks:
-            trained.append(StackTrainer(shape, dropout, config, windows, seeds, progress).run())
+    with Progress(shape.num_layers, config.epochs, len(waiting), steps) as progress:
+        while waiting:
+            seeds = waiting.pop(0)
+            try:
+                trained.append(StackTrainer(shape, dropout, config, windows, seeds, progress).run())
+                continue
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(seeds) == 1:
+                    raise UserError(_too_large(shape, config, windows[0].device)) from error
+            # outside of the handler: the error's traceback holds on to the tensors
+            half = (len(seeds) + 1) // 2
+            waiting[:0] = [seeds[:half], seeds[half:]]
+            progress.split(config.epochs)
+            _free_memory()
+            print(f"{shape.num_layers} layers: {len(seeds)} seeds at once need more memory than there is; now {half}")
     return Training(
         {name: torch.cat([one.parameters[name] for one in trained]) for name in trained[0].parameters},
         [row for one in trained for row in one.curves],
         [result for one in trained for result in one.results],
+    )
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the device had no memory left; an error in the middle of a capture may hide it behind another."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__context__
+    return error is not None
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _too_large(shape: ModelShape, config: TrainConfig, device: torch.device) -> str:
+    figures = ""
+    if device.type == "cuda":
+        needed = torch.cuda.max_memory_allocated(device) / 2**30
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
+        figures = f" (it took {needed:.1f} GiB and wanted more; {free:.1f} of {total:.1f} GiB are free)"
+    return (
+        f"one seed of {shape.num_layers} layers at train.batch_size = {config.batch_size} needs more memory than the "
+        f"device has{figures}. Lower train.batch_size, or free the memory that other programs use"
     )
 
 
@@ -138,12 +179,16 @@ class StackTrainer:
         self.steps_done += 1
         self.progress.step()
 
+    def validate(self) -> None:
+        """Scores the stack on the validation split; nothing here waits for the device."""
+        self.graphs.call("validation", self._validate)
+
     def _epoch(self, epoch: int) -> list[EpochRow]:
         start = time.perf_counter()
         self.start_epoch(epoch)
         for first in range(0, len(self.windows), self.config.batch_size):
             self.next_step(min(self.config.batch_size, len(self.windows) - first))
-        self.graphs.call("validation", self._validate)
+        self.validate()
         # the one place in an epoch where the host waits for the device
         values = torch.stack([*self.totals.means(), *self.scores, self.scaler.scale.double()]).T.tolist()
         seconds = time.perf_counter() - start
@@ -166,7 +211,7 @@ class StackTrainer:
         counts = (batch[:, :, 1:] != PAD_ID).sum((1, 2)).clamp(min=1)
         scale = self.scaler.scale
         losses, gradients = losses_and_gradients(
-            unflatten(self.flat, self.shape), batch, PAD_ID, scale / counts, self._dropout(size), self.dtype
+            cast(self.flat, self.shape, self.dtype), batch, PAD_ID, scale / counts, self._dropout(size), self.dtype
         )
         gradient = flatten(gradients, self.shape).div_(scale[:, None])
         norm = gradient.norm(dim=1)
@@ -187,7 +232,7 @@ class StackTrainer:
         return Dropout(self.dropout, dropout_masks(self.seeds, self.steps_done, size, self.dropout, self.device))
 
     def _validate(self) -> None:
-        parameters = unflatten(self.flat, self.shape)
+        parameters = cast(self.flat, self.shape, self.dtype)
         scores = loss_and_accuracy(parameters, self.validation, self.config.batch_size, self.dtype)
         self.scores.copy_(torch.stack(scores))
 
