@@ -74,7 +74,8 @@ def main() -> None:
     results: dict[str, Any] = {"rows": rows}
     if device.type == "cuda":
         print()
-        results["scaling"] = run_cases(scaled(device, precision), SCALING_COLUMNS, device, rate)
+        others = run_cases(scaled(device, precision), SCALING_COLUMNS, device, rate)
+        results["scaling"] = [row for row in rows if row["case"] == "engine"] + others
         results["epoch"] = epoch_times(device, precision)
         results["start_up_seconds"] = start_up_in_a_fresh_process()
         for name, value in (results["epoch"] | {"start_up_seconds": results["start_up_seconds"]}).items():
@@ -112,10 +113,10 @@ def compared(
 
 
 def scaled(device: torch.device, precision: str) -> Iterator[tuple[cases.Case, int]]:
-    """The engine with one size changed at a time, each with its batch."""
-    for depth in range(1, 9):
+    """The engine with one size changed at a time, each with its batch; what `compared` has is not done again."""
+    for depth in (2, 3, 5, 7):
         yield cases.engine(depth, 5, 2048, device, precision), 2048
-    for seeds in (1, 2, 3, 8):
+    for seeds in (2, 3, 8):
         yield cases.engine(6, seeds, 2048, device, precision), 2048
     for batch in (256, 512, 1024, 4096):
         yield cases.engine(6, 5, batch, device, precision), batch

@@ -51,7 +51,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 2e-3) -> bool:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("variant", ["plain", "bias", "residual", "rows", "masked", "wide"])
-@pytest.mark.parametrize("lanes", [1, 5])
+@pytest.mark.parametrize("lanes", [1, 2, 5])
 def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str, lanes: int) -> None:
     num_seeds, batch, depth, width = size
     saved = random(num_seeds, 3, batch, depth)  # one position of a longer tensor
@@ -194,11 +194,13 @@ def test_gradients_in_fp16_follow_the_definition_in_float32(
     losses, gradients = losses_and_gradients(parameters, windows, 0, scale, drawn, HALF)
     expected_losses, expected = reference(parameters, windows.long(), scale, keep, dropout)
     assert close(losses, expected_losses, 1e-3)
-    assert relative_error(whole(gradients), whole(expected)) < 1e-2
-    # and every tensor alone: where rounding moves a unit across the edge of relu its gradient comes or goes, with
-    # autocast as much as here
-    errors = {name: relative_error(gradients[name], gradient) for name, gradient in expected.items()}
+    # 1 %, or where autocast over the definition is off by more, no more than it: half precision moves a unit across the
+    # edge of relu now and then, and its gradient comes or goes
     _, usual = reference(parameters, windows.long(), scale, keep, dropout, autocast=True)
+    assert relative_error(whole(gradients), whole(expected)) < max(
+        1e-2, 1.2 * relative_error(whole(usual), whole(expected))
+    )
+    errors = {name: relative_error(gradients[name], gradient) for name, gradient in expected.items()}
     of_autocast = max(relative_error(usual[name], gradient) for name, gradient in expected.items())
     assert max(errors.values()) <= max(2e-2, 2 * of_autocast), errors
 

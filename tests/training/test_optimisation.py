@@ -9,7 +9,7 @@ from newllm.model.definition import ModelShape, initial_parameters
 from newllm.training.early_stopping import EarlyStopping
 from newllm.training.loss_scaling import INITIAL_SCALE, SMALLEST_SCALE, LossScaler
 from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
-from newllm.training.stack import ALIGNMENT, Adam, clip_, flatten, unflatten
+from newllm.training.stack import ALIGNMENT, Adam, clipping, flatten, unflatten
 
 CPU = torch.device("cpu")
 
@@ -27,42 +27,48 @@ def test_flatten_and_back() -> None:
     assert (flat == 3).sum() == 2 * 11
 
 
-def test_adam_and_clipping_equal_torch() -> None:
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_adam_and_clipping_equal_torch(device: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    flat = torch.randn(3, 50, generator=generator)
+    flat = torch.randn(3, 50, generator=generator).to(device)
     references = [torch.nn.Parameter(row.clone()) for row in flat]
     optimizers = [torch.optim.Adam([row], lr=0.01) for row in references]
     adam = Adam(flat, 0.01)
     for step in range(40):
-        gradient = torch.randn(3, 50, generator=generator) * 10 ** (step % 5 - 3)
+        gradient = (torch.randn(3, 50, generator=generator) * 10 ** (step % 5 - 3)).to(device)
         for reference, optimizer, row in zip(references, optimizers, gradient, strict=True):
             reference.grad = row.clone()
             torch.nn.utils.clip_grad_norm_([reference], 0.5)
             optimizer.step()
-        clip_(gradient, gradient.norm(dim=1), 0.5)
-        adam.step(flat, gradient, torch.ones(3, dtype=torch.bool))
+        applies = torch.ones(3, dtype=torch.bool, device=device)
+        norm = gradient.norm(dim=1)
+        adam.step(flat, 8 * gradient, clipping(norm, 0.5) / 8, applies)
     for row, reference in zip(flat, references, strict=True):
         torch.testing.assert_close(row, reference.detach(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_skipped_step_changes_only_nothing() -> None:
-    flat = torch.randn(2, 20, generator=torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_skipped_step_changes_only_nothing(device: str) -> None:
+    flat = torch.randn(2, 20, generator=torch.Generator().manual_seed(1)).to(device)
     alone = flat[1:].clone()
     adam, adam_alone = Adam(flat, 0.1), Adam(alone, 0.1)
     for step in range(6):
-        gradient = torch.full((2, 20), 0.5 + step)
-        applies = torch.tensor([True, True])
+        gradient = torch.full((2, 20), 0.5 + step, device=device)
+        applies = torch.tensor([True, True], device=device)
         if step in (0, 3):
             gradient[0, 3] = math.inf
             applies[0] = False
             before = flat[0].clone(), adam.first[0].clone(), adam.second[0].clone()
-        norm = gradient.norm(dim=1)
-        clip_(gradient, norm, 1e9)
-        adam.step(flat, gradient, applies)
+        factor = clipping(gradient.norm(dim=1), 1e9)
+        adam.step(flat, gradient, factor, applies)
         if not applies[0]:
             after = flat[0], adam.first[0], adam.second[0]
             assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-        adam_alone.step(alone, torch.full((1, 20), 0.5 + step), torch.tensor([True]))
+        single = torch.full((1, 20), 0.5 + step, device=device)
+        adam_alone.step(alone, single, factor[1:], applies[1:])
     assert adam.steps.tolist() == [4, 6]
     assert torch.equal(flat[1], alone[0])
 

@@ -21,8 +21,11 @@ CHUNK = 131_072  # positions whose logits exist at once: the study's largest bat
 ALIGNMENT = 64  # the width of the logits is rounded up to a multiple, so that every row starts aligned
 # measured best on an H200: benchmarks/NOTES.md
 # of a product: height, width and depth of a tile, warps, stages of the pipeline
-LARGE_TILE = (128, 128, 64, 4, 3)  # least traffic: for lanes that share the GPU
-SMALL_TILE = (64, 64, 64, 4, 4)  # least latency: for a lane that has it alone
+TILES = {  # by the least number of lanes that share the GPU: many want the least traffic, one the least latency
+    4: (128, 128, 64, 4, 3),
+    2: (64, 128, 64, 4, 3),
+    1: (64, 64, 64, 4, 4),
+}
 GATE_ROWS, GATE_WARPS = 4, 1  # windows that one program of the gates' backward handles
 HEAD_ROWS, HEAD_WARPS = 32, 4  # rows of logits that one program handles
 
@@ -209,7 +212,7 @@ def linear_sums(batch: int, width: int, like: Tensor) -> Tensor:
 
 
 def _tile(lanes: int) -> tuple[int, int, int, int, int]:
-    return SMALL_TILE if lanes == 1 else LARGE_TILE
+    return next(tile for least, tile in TILES.items() if lanes >= least)
 
 
 @triton.jit(do_not_specialize=["batch"])

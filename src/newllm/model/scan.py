@@ -51,15 +51,19 @@ def can_run_kernels(device: torch.device) -> bool:
     return False
 
 
-def pieces_for(tensor: Tensor) -> ModuleType:
-    """The module with the pieces for a tensor's device and type.
+def has_triton_for(tensor: Tensor) -> bool:
+    """Whether Triton's kernels run where a tensor lies.
 
-    With Triton's interpreter (TRITON_INTERPRET=1) the kernels run on a CPU too, very slowly, to be tested.
+    With Triton's interpreter (TRITON_INTERPRET=1) they run on a CPU too, very slowly, to be tested.
     """
-    if tensor.dtype not in (torch.float16, torch.bfloat16):
-        return plain
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1" and has_triton()
-    if interpreted or (tensor.is_cuda and can_run_kernels(tensor.device)):
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return has_triton()
+    return tensor.is_cuda and can_run_kernels(tensor.device)
+
+
+def pieces_for(tensor: Tensor) -> ModuleType:
+    """The module with the pieces for a tensor's device and type."""
+    if tensor.dtype in (torch.float16, torch.bfloat16) and has_triton_for(tensor):
         from newllm.model import kernels  # noqa: PLC0415 (imports Triton)
 
         return kernels

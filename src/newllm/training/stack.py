@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from newllm.model.definition import ModelShape, Parameters
+from newllm.model.scan import has_triton_for
 
 ALIGNMENT = 64  # elements; 128 bytes in half precision
 BETAS = (0.9, 0.999)
@@ -59,27 +60,37 @@ class Adam:
         self.second = torch.zeros_like(flat)
         self.steps = flat.new_zeros(flat.shape[0])
 
-    def step(self, flat: Tensor, gradient: Tensor, applies: Tensor) -> None:
+    def step(self, flat: Tensor, gradient: Tensor, factor: Tensor, applies: Tensor) -> None:
         """Updates the rows of `flat` [S, P] where `applies` [S] is true; the others stay as they are, bit for bit.
 
-        The gradient's rows that do not apply must be finite.
+        Args:
+            flat: the parameters [S, P].
+            gradient: [S, P]; overwritten.
+            factor: of each row's gradient [S].
+            applies: which rows to update [S]; the gradients of the others need not be finite.
         """
-        weight = applies.to(flat.dtype)
-        self.steps += weight
+        self.steps += applies
         steps = self.steps.clamp(min=1)
+        rate = self.learning_rate / (1 - BETAS[0] ** steps)
+        correction = 1 - BETAS[1] ** steps
+        if has_triton_for(flat):
+            from newllm.training import adam_kernel  # noqa: PLC0415 (imports Triton)
+
+            means = self.first, self.second
+            adam_kernel.update(flat, *means, gradient, factor, applies, rate, correction, BETAS, EPS)
+            return
+        gradient.mul_(factor[:, None]).masked_fill_(~applies[:, None], 0)
+        weight = applies.to(flat.dtype)
         self.first.lerp_(gradient, ((1 - BETAS[0]) * weight)[:, None])
         self.second.lerp_(gradient.square(), ((1 - BETAS[1]) * weight)[:, None])
-        denominator = (self.second / (1 - BETAS[1] ** steps)[:, None]).sqrt_().add_(EPS)
-        rate = weight * self.learning_rate / (1 - BETAS[0] ** steps)
-        flat.sub_(self.first.div(denominator).mul_(rate[:, None]))
+        denominator = (self.second / correction[:, None]).sqrt_().add_(EPS)
+        flat.sub_(self.first.div(denominator).mul_((weight * rate)[:, None]))
 
     def select(self, rows: Sequence[int]) -> None:
         """Keeps only some rows."""
         self.first, self.second, self.steps = (x[list(rows)] for x in (self.first, self.second, self.steps))
 
 
-def clip_(gradient: Tensor, norm: Tensor, limit: Tensor | float) -> None:
-    """Scales each row of `gradient` [S, P] down to the norm `limit`, given its `norm` [S]; clears rows not finite."""
-    factor = (limit / (norm + 1e-6)).clamp(max=1)
-    gradient.mul_(factor[:, None])
-    gradient.masked_fill_(~norm.isfinite()[:, None], 0)
+def clipping(norm: Tensor, limit: Tensor | float) -> Tensor:
+    """The factor [S] that brings gradients of these norms [S] down to the norm `limit`."""
+    return (limit / (norm + 1e-6)).clamp(max=1)

@@ -23,7 +23,7 @@ from newllm.training.loss_scaling import LossScaler
 from newllm.training.progress import Progress
 from newllm.training.results import EpochRow, SeedResult, Training
 from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
-from newllm.training.stack import Adam, cast, clip_, flatten, unflatten
+from newllm.training.stack import Adam, cast, clipping, flatten, unflatten
 
 LARGEST_LOSS = 200.0  # nats; a validation loss beyond is a training gone wrong, and its perplexity no number to use
 
@@ -213,11 +213,10 @@ class StackTrainer:
         losses, gradients = losses_and_gradients(
             cast(self.flat, self.shape, self.dtype), batch, PAD_ID, scale / counts, self._dropout(size), self.dtype
         )
-        gradient = flatten(gradients, self.shape).div_(scale[:, None])
-        norm = gradient.norm(dim=1)
+        gradient = flatten(gradients, self.shape)
+        norm = gradient.norm(dim=1) / scale
         finite = norm.isfinite()
-        clip_(gradient, norm, self.max_norm)
-        self.adam.step(self.flat, gradient, finite)
+        self.adam.step(self.flat, gradient, clipping(norm, self.max_norm) / scale, finite)
         failed = self.scaler.update(finite) | ~losses.isfinite()
         self.totals.add(losses, counts, norm, failed)
         self.position += size
