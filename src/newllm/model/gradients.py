@@ -5,7 +5,7 @@ from torch import Tensor
 
 from newllm.model.definition import Parameters
 from newllm.model.head import cross_entropy
-from newllm.model.scan import hidden_states
+from newllm.model.scan import hidden_states, padded
 from newllm.model.streams import Dropout
 
 
@@ -30,6 +30,7 @@ def losses_and_gradients(
     Returns:
         Loss of each seed in nats, not scaled [S], and gradients by the parameters' names [S, ...].
     """
+    windows = padded(windows, ignored, dtype)
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     with torch.enable_grad():
         hidden = hidden_states(leaves, windows[:, :, :-1], dropout, dtype)

@@ -18,6 +18,7 @@ from newllm.model.definition import CONTEXT_LIMIT, LAYER_NORM_EPS
 from newllm.model.streams import Dropout
 
 CHUNK = 131_072  # positions whose logits exist at once: the study's largest batch of one seed
+ROW_MULTIPLE = 128  # of windows in a batch: no tile has an edge among its rows, so half as many variants are compiled
 ALIGNMENT = 64  # the width of the logits is rounded up to a multiple, so that every row starts aligned
 # measured best on an H200: benchmarks/NOTES.md
 # of a product: height, width and depth of a tile, warps, stages of the pipeline
@@ -62,15 +63,15 @@ def _dropped(keys, step, seed, place, row, column, first_column, width, threshol
     return bits < (threshold << 16).to(tl.uint32)
 
 
-@triton.jit(do_not_specialize=["place", "batch"])
+@triton.jit(do_not_specialize=["place"])
 def _linear_kernel(
     x, w, out, addend, table, tokens, positive, sums, keys, step,
-    batch, width, depth,
+    width, depth,
     x_seed, x_row, w_seed, w_k, w_n, out_seed, out_row, addend_seed, addend_row,
     table_seed, tokens_seed, tokens_row, positive_seed, positive_row, sums_seed,
     place, threshold, scale,
     ADDEND: tl.constexpr, ROWS: tl.constexpr, RELU: tl.constexpr, DROPOUT: tl.constexpr, POSITIVE: tl.constexpr,
-    SUMS: tl.constexpr, EVEN_M: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
+    SUMS: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     seed = tl.program_id(1).to(tl.int64)
@@ -80,9 +81,8 @@ def _linear_kernel(
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
     # loads beyond the edge read something else; what comes of it is not stored
-    safe_row = row if EVEN_M else tl.minimum(row, batch - 1)
     safe_column = column if EVEN_N else tl.minimum(column, width - 1)
-    x_tile = x + seed * x_seed + (safe_row[:, None] * x_row + k[None, :])
+    x_tile = x + seed * x_seed + (row[:, None] * x_row + k[None, :])
     w_tile = w + seed * w_seed + (k[:, None] * w_k + safe_column[None, :] * w_n)
     total = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for start in range(0, depth, BLOCK_K):
@@ -97,10 +97,10 @@ def _linear_kernel(
     if ADDEND == 1:
         total += tl.load(addend + seed * addend_seed + safe_column).to(tl.float32)[None, :]
     if ADDEND == 2:
-        place_of_addend = addend + seed * addend_seed + (safe_row[:, None] * addend_row + safe_column[None, :])
+        place_of_addend = addend + seed * addend_seed + (row[:, None] * addend_row + safe_column[None, :])
         total += tl.load(place_of_addend).to(tl.float32)
     if ROWS:
-        token = tl.load(tokens + seed * tokens_seed + safe_row * tokens_row)
+        token = tl.load(tokens + seed * tokens_seed + row * tokens_row)
         total += tl.load(table + seed * table_seed + (token[:, None] * width + safe_column[None, :])).to(tl.float32)
     if RELU:
         total = tl.maximum(total, 0.0)
@@ -108,20 +108,19 @@ def _linear_kernel(
         dropped = _dropped(keys, step, seed, place, row, tl.arange(0, BLOCK_N), tile_n * BLOCK_N, width, threshold)
         total = tl.where(dropped, 0.0, total * scale)
     if POSITIVE:
-        hidden = tl.load(positive + seed * positive_seed + (safe_row[:, None] * positive_row + safe_column[None, :]))
+        hidden = tl.load(positive + seed * positive_seed + (row[:, None] * positive_row + safe_column[None, :]))
         total = tl.where(hidden > 0, total * scale, 0.0)
     if SUMS:
         # each tile has its own sums and adds to them at every position: no atomics, so no random order
         place_of_sums = sums + seed * sums_seed + tile_m * width + column
-        summed = total if EVEN_M else tl.where((row < batch)[:, None], total, 0.0)
         before = tl.load(place_of_sums, mask=column < width, other=0.0)
-        tl.store(place_of_sums, before + tl.sum(summed, 0), mask=column < width)
+        tl.store(place_of_sums, before + tl.sum(total, 0), mask=column < width)
     target = out + seed * out_seed + (row[:, None] * out_row + column[None, :])
     value = total.to(out.dtype.element_ty)
-    if EVEN_M and EVEN_N:
+    if EVEN_N:
         tl.store(target, value)
     else:
-        tl.store(target, value, mask=(row < batch)[:, None] & (column < width)[None, :])
+        tl.store(target, value, mask=(column < width)[None, :])
 
 
 def linear(
@@ -139,7 +138,7 @@ def linear(
     """out = x @ w + addend + rows, through relu and dropout, or masked.
 
     Args:
-        x: [S, B, K], contiguous in K.
+        x: [S, B, K], contiguous in K, B a multiple of `ROW_MULTIPLE`.
         w: [S, K, N], of any strides.
         out: [S, B, N], contiguous in N.
         addend: [S, B, N] or, a bias, [S, N].
@@ -159,19 +158,18 @@ def linear(
     if drawn is not None:
         factor = drawn.scale
     block_m, block_n, block_k, warps, stages = _tile(lanes)
-    grid = (triton.cdiv(batch, block_m) * triton.cdiv(width, block_n), num_seeds)
+    grid = (batch // block_m * triton.cdiv(width, block_n), num_seeds)
     _linear_kernel[grid](
         x, w, out, none if addend is None else addend, table, tokens, hidden, none if sums is None else sums,
         none if drawn is None else drawn.keys, none if drawn is None else drawn.step,
-        batch, width, depth,
+        width, depth,
         _apart(x), x.stride(1), _apart(w), w.stride(1), w.stride(2), _apart(out), out.stride(1),
         0 if addend is None else _apart(addend), 0 if addend is None else addend.stride(1),
         _apart(table), _apart(tokens), tokens.stride(1), _apart(hidden), hidden.stride(1),
         0 if sums is None else _apart(sums),
         place, 0 if drawn is None else drawn.threshold, factor,
         ADDEND=0 if addend is None else addend.dim() - 1, ROWS=rows is not None, RELU=relu, DROPOUT=drawn is not None,
-        POSITIVE=positive is not None, SUMS=sums is not None,
-        EVEN_M=batch % block_m == 0, EVEN_N=width % block_n == 0, EVEN_K=depth % block_k == 0,
+        POSITIVE=positive is not None, SUMS=sums is not None, EVEN_N=width % block_n == 0, EVEN_K=depth % block_k == 0,
         BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
@@ -208,17 +206,17 @@ def _streams(count: int, device: torch.device) -> list[torch.cuda.Stream]:
 
 def linear_sums(batch: int, width: int, like: Tensor) -> Tensor:
     """Zeros [S, tiles, N] for the sums of `linear` in S lanes, in the type of `like` [S, ...]."""
-    return like.new_zeros(like.shape[0], triton.cdiv(batch, _tile(like.shape[0])[0]), width)
+    return like.new_zeros(like.shape[0], batch // _tile(like.shape[0])[0], width)
 
 
 def _tile(lanes: int) -> tuple[int, int, int, int, int]:
     return next(tile for least, tile in TILES.items() if lanes >= least)
 
 
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit
 def _gates_forward_kernel(
     gates, previous, gamma, beta, context, state,
-    batch, width, gates_seed, gates_row, context_seed, state_seed, gamma_seed, beta_seed,
+    width, gates_seed, gates_row, context_seed, state_seed, gamma_seed, beta_seed,
     LIMIT: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed, row = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
@@ -260,17 +258,17 @@ def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, 
     num_seeds, batch, width = previous.shape
     _gates_forward_kernel[(batch, num_seeds)](
         gates, previous, gamma, beta, context, state,
-        batch, width, gates.stride(0), gates.stride(1), context.stride(0), state.stride(0),
+        width, gates.stride(0), gates.stride(1), context.stride(0), state.stride(0),
         gamma.stride(0), beta.stride(0),
         LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, BLOCK=triton.next_power_of_2(width),
         num_warps=GATE_WARPS,
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["batch"])
+@triton.jit
 def _gates_backward_kernel(
     d_context, gates, previous, gamma, beta, d_gates, carry, sums,
-    batch, width, gates_seed, gates_row, context_seed, d_context_seed, gamma_seed, beta_seed, sums_seed,
+    width, gates_seed, gates_row, context_seed, d_context_seed, gamma_seed, beta_seed, sums_seed,
     LIMIT: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed = tl.program_id(1).to(tl.int64)
@@ -287,7 +285,7 @@ def _gates_backward_kernel(
     sum_forget = tl.load(total + 3 * width, mask=inside, other=0.0)
     sum_input = tl.load(total + 4 * width, mask=inside, other=0.0)
     first = tl.program_id(0) * ROWS
-    for index in range(0, tl.minimum(ROWS, batch - first)):
+    for index in range(ROWS):
         row = first.to(tl.int64) + index
         gate_place = seed * gates_seed + row * gates_row + column
         update, forget_gate, input_gate, old, normed, rstd = _mix_and_norm(
@@ -340,9 +338,9 @@ def gates_backward(
         sums: added to, the gradients of gamma, beta and the three gates' biases; made by `gate_sums`.
     """
     num_seeds, batch, width = previous.shape
-    _gates_backward_kernel[(triton.cdiv(batch, GATE_ROWS), num_seeds)](
+    _gates_backward_kernel[(batch // GATE_ROWS, num_seeds)](
         d_context, gates, previous, gamma, beta, d_gates, carry, sums,
-        batch, width, gates.stride(0), gates.stride(1), previous.stride(0), d_context.stride(0),
+        width, gates.stride(0), gates.stride(1), previous.stride(0), d_context.stride(0),
         gamma.stride(0), beta.stride(0), sums.stride(0),
         LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS, BLOCK=triton.next_power_of_2(width),
         num_warps=GATE_WARPS,
@@ -351,7 +349,7 @@ def gates_backward(
 
 def gate_sums(batch: int, gamma: Tensor) -> Tensor:
     """Zeros [S, programs, 5, C] for the sums of `gates_backward`."""
-    return gamma.new_zeros(gamma.shape[0], triton.cdiv(batch, GATE_ROWS), 5, gamma.shape[1])
+    return gamma.new_zeros(gamma.shape[0], batch // GATE_ROWS, 5, gamma.shape[1])
 
 
 def table_gradient(d_rows: Tensor, tokens: Tensor, vocabulary_size: int) -> Tensor:

@@ -10,6 +10,7 @@ from newllm.model.streams import Dropout
 
 CHUNK = 16_384  # positions whose logits exist at once
 ALIGNMENT = 1  # of the width of the logits
+ROW_MULTIPLE = 1  # of windows in a batch
 
 
 def linear(

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from newllm.model import plain
 from newllm.model.definition import Parameters, num_hidden_layers
@@ -70,6 +71,12 @@ def pieces_for(tensor: Tensor) -> ModuleType:
     return plain
 
 
+def padded(windows: Tensor, ignored: int, dtype: torch.dtype) -> Tensor:
+    """Windows [S, B, T + 1] with rows of a target that counts nowhere, up to a batch that the pieces can take."""
+    multiple = pieces_for(windows.new_empty(0, dtype=dtype)).ROW_MULTIPLE
+    return pad(windows, (0, 0, 0, -windows.shape[1] % multiple), value=ignored)
+
+
 def hidden_states(
     parameters: Parameters, tokens: Tensor, dropout: Dropout | None = None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
@@ -77,7 +84,7 @@ def hidden_states(
 
     Args:
         parameters: stacked parameters [S, ...].
-        tokens: ids [S, B, T].
+        tokens: ids [S, B, T], of windows that are `padded`.
         dropout: which hidden units to drop; None: no dropout.
         dtype: type of the matrix products; the context, gates and LayerNorm stay in the parameters' own type.
 

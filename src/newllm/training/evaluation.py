@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from newllm.model.head import cross_entropy
-from newllm.model.scan import hidden_states
+from newllm.model.scan import hidden_states, padded
 
 PAD_ID = 0  # targets with this id count nowhere
 
@@ -30,7 +30,7 @@ def loss_and_accuracy(
     totals = torch.zeros(2, num_seeds, dtype=torch.float64, device=windows.device)
     with torch.no_grad():
         for batch in windows.split(batch_size):
-            stacked = batch.expand(num_seeds, *batch.shape)
+            stacked = padded(batch[None], PAD_ID, dtype).expand(num_seeds, -1, -1)
             hidden = hidden_states(detached, stacked[:, :, :-1], dtype=dtype)
             losses, correct, _ = cross_entropy(detached, hidden, stacked[:, :, 1:], PAD_ID)
             totals += torch.stack([losses, correct])

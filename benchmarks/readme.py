@@ -1,0 +1,78 @@
+"""Writes the speed tables of README.md and NOTES.md from the committed results: python -m benchmarks.readme."""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench import RESULTS, SCALING_COLUMNS, shown
+from newllm.files import atomic_path, read_json
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+NOTES = Path(__file__).resolve().parent / "NOTES.md"
+BEGIN, END = "<!-- speed -->", "<!-- end of speed -->"
+CASES = {
+    "plain_loop": "the definition, position by position, with autograd",
+    "lstm": "torch.nn.LSTM, one layer of 512",
+    "engine": "this trainer",
+}
+
+
+def main() -> None:
+    """Replaces what stands between the marks."""
+    results = read_json(RESULTS / "h200.json", "make bench")
+    for path, section in ((README, table(results)), (NOTES, scaling_table(results))):
+        text = path.read_text(encoding="utf-8")
+        with atomic_path(path) as beside:
+            beside.write_text(replaced(text, section), encoding="utf-8")
+
+
+def replaced(text: str, section: str) -> str:
+    """The text with another section between the marks."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + "\n" + section + "\n" + END + rest.split(END)[1]
+
+
+def table(results: dict[str, Any]) -> str:
+    """The section: hardware, what a step takes, and what follows from it."""
+    rows = {(row["case"], row["num_layers"], row["num_seeds"]): row for row in results["rows"]}
+    engine, loop, lstm = rows["engine", 6, 5], rows["plain_loop", 6, 1], rows["lstm", 1, 1]
+    per_seed = engine["ms_per_step_per_seed"]
+    epoch = results["epoch"]
+    lines = [
+        f"{results['device']}, torch {results['torch_version']}, {results['precision']}, batches of "
+        f"{results['batch_size']:,} windows, commit `{results['git_commit'][:10]}`. One step of training:",
+        "",
+        "| | depth | seeds | ms a step and seed | tokens/s | share of the GPU's product rate |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(results["rows"], key=lambda row: (row["num_layers"], list(CASES).index(row["case"]))):
+        cells = [CASES[row["case"]], row["num_layers"], row["num_seeds"]]
+        cells += [shown(row[name]) for name in ("ms_per_step_per_seed", "tokens_per_second")]
+        lines.append("| " + " | ".join(map(str, cells)) + f" | {100 * row['peak_share']:.0f} % |")
+    lines += [
+        "",
+        f"At depth 6 a seed of five takes {loop['ms_per_step'] / per_seed:.0f} times less than the plain loop, and "
+        f"{lstm['ms_per_step'] / per_seed:.1f} times less than the LSTM, which has one layer. An epoch of five seeds "
+        f"takes {epoch['training_seconds']:.2f} s, its validation {epoch['validation_seconds']:.3f} s more "
+        f"({100 * epoch['validation_share']:.1f} %). How a step grows with depth, seeds, batch and hidden size, and "
+        "where its time goes, is in [benchmarks/NOTES.md](benchmarks/NOTES.md).",
+    ]
+    return "\n".join(lines)
+
+
+def scaling_table(results: dict[str, Any]) -> str:
+    """How a step grows when one size changes, beside the floor."""
+    lines = [
+        f"{results['device']}, commit `{results['git_commit'][:10]}`, a large product at "
+        f"{results['product_tflops']:.0f} TFLOP/s:",
+        "",
+        "| " + " | ".join(title for _, title in SCALING_COLUMNS) + " |",
+        "|" + "---|" * len(SCALING_COLUMNS),
+    ]
+    order = ("hidden_size", "batch_size", "num_layers", "num_seeds")
+    for row in sorted(results["scaling"], key=lambda row: [row[name] for name in order]):
+        lines.append("| " + " | ".join(shown(row[name]) for name, _ in SCALING_COLUMNS) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
