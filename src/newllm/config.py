@@ -99,6 +99,16 @@ class TrainConfig(_Section):
         return schedule
 
 
+class ExpandConfig(_Section):
+    """Growing the context vector of trained models to `context_factor` times its size.
+
+    `joint_norm`: LayerNorm over all of the grown context, not block by block.
+    """
+
+    context_factor: Annotated[int, Field(ge=2, le=64)]
+    joint_norm: bool
+
+
 class StudyConfig(_Section):
     """What the report compares with."""
 
@@ -111,6 +121,7 @@ class Config(_Section):
     data: DataConfig
     model: ModelConfig
     train: TrainConfig
+    expand: ExpandConfig
     study: StudyConfig
 
 

@@ -92,12 +92,17 @@ def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str, lan
         assert close(sums.sum(1), 2 * expected.sum(1), 1e-3)
 
 
-@pytest.mark.parametrize(("num_seeds", "batch", "width"), [(1, 8, 256), (3, 36, 45), (5, 300, 256), (2, 4, 512)])
-def test_gates(kernels: Any, num_seeds: int, batch: int, width: int) -> None:
+@pytest.mark.parametrize(
+    ("num_seeds", "batch", "width", "blocks"),
+    [(1, 8, 256, 1), (3, 36, 45, 1), (5, 300, 256, 1), (2, 4, 512, 1), (2, 4, 512, 2), (3, 12, 45, 3)],
+)
+def test_gates(kernels: Any, num_seeds: int, batch: int, width: int, blocks: int) -> None:
     gates = 2 * random(num_seeds, 2, batch, 3 * width)
     previous, d_context = (random(num_seeds, batch, width, dtype=torch.float32) for _ in range(2))
     both = random(num_seeds, 7 + 2 * width, dtype=torch.float32)[:, 7:]  # views, as of a trainer's matrix of parameters
     gamma, beta = both.split(width, dim=1)
+    if blocks > 1:
+        gamma, beta = gamma.unflatten(1, (blocks, -1)), beta.unflatten(1, (blocks, -1))
     gamma *= 5  # some contexts reach the clamp
     context, state = poisoned(num_seeds, batch, width, dtype=torch.float32), poisoned(num_seeds, batch, width)
     kernels.gates_forward(gates[:, 1], previous, gamma, beta, context, state)

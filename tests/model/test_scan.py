@@ -55,8 +55,9 @@ def by_scan(
 @pytest.mark.parametrize("num_layers", [1, 2, 4, 8])
 @pytest.mark.parametrize("batch", [1, 3, 17])
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
-def test_loss_and_gradients_equal_the_definition(num_layers: int, batch: int, dropout: float) -> None:
-    shape = ModelShape(vocabulary_size=11, embedding_dim=5, context_dim=4, hidden_size=6, num_layers=num_layers)
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_loss_and_gradients_equal_the_definition(num_layers: int, batch: int, dropout: float, blocks: int) -> None:
+    shape = ModelShape(11, 5, context_dim=4 * blocks, hidden_size=6, num_layers=num_layers, norm_blocks=blocks)
     parameters = lively_parameters(shape, [0, 1])
     windows = torch.randint(0, 11, (2, batch, 9), generator=torch.Generator().manual_seed(batch))
     windows[:, :, -2:] = PAD

@@ -11,6 +11,7 @@ from newllm.config import TrainConfig
 from newllm.errors import UserError
 from newllm.model import scan
 from newllm.model.definition import ModelShape, initial_parameters, logits
+from newllm.model.growth import grow, grown_shape, is_new
 from newllm.model.streams import dropout_masks, random_stream
 from newllm.training import loss_scaling, trainer
 from newllm.training.device import choose_device, full_study_seconds
@@ -18,7 +19,7 @@ from newllm.training.evaluation import loss_and_accuracy
 from newllm.training.graphs import Graphs
 from newllm.training.progress import Progress
 from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
-from newllm.training.trainer import StackTrainer, train
+from newllm.training.trainer import StackTrainer, Start, train
 
 SHAPE = ModelShape(vocabulary_size=20, embedding_dim=8, context_dim=6, hidden_size=12, num_layers=2)
 
@@ -326,3 +327,32 @@ def test_a_gpu_without_the_kernels_warns(
     monkeypatch.setattr(scan, "has_triton", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
     assert scan.can_run_kernels.__wrapped__(torch.device("cuda"))
+
+
+def test_frozen_entries_keep_their_bits_and_the_others_learn() -> None:
+    config = settings(epochs=2)
+    base = train(SHAPE, 0.1, config, DATA)
+    shape = grown_shape(SHAPE, 2, joint_norm=False)
+    start = Start(grow(base.parameters, SHAPE, shape, config.seeds), is_new(SHAPE, shape))
+    grown = train(shape, 0.1, config, DATA, start=start)
+    assert start.learns is not None
+    for name, learns in start.learns.items():
+        before, after = start.parameters[name], grown.parameters[name]
+        mask = learns.expand_as(before)
+        assert torch.equal(before[~mask], after[~mask]), name
+        assert not mask.any() or (before[mask] != after[mask]).double().mean() > 0.5, name
+    everything = train(shape, 0.1, config, DATA, start=Start(start.parameters))
+    assert not torch.equal(everything.parameters["output.weight"], start.parameters["output.weight"])
+
+
+def test_a_start_goes_on_from_each_seeds_own_parameters_by_streams_of_its_own() -> None:
+    config = settings(epochs=1)
+    start = Start(train(SHAPE, 0.0, config, DATA).parameters)
+    together = train(SHAPE, 0.0, config, DATA, start=start)
+    alone = train(SHAPE, 0.0, settings(epochs=1, seeds=[2]), DATA, start=start.of([2]))
+    assert all(torch.equal(together.parameters[name][2:], value) for name, value in alone.parameters.items())
+    again = train(SHAPE, 0.0, config, DATA, start=Start(start.parameters, phase=2))
+    assert not torch.equal(again.parameters["output.weight"], together.parameters["output.weight"])
+    fresh = Start(initial_parameters(SHAPE, config.seeds), phase=0)
+    as_ever, first = train(SHAPE, 0.0, config, DATA, start=fresh), train(SHAPE, 0.0, config, DATA)
+    assert all(torch.equal(as_ever.parameters[name], value) for name, value in first.parameters.items())

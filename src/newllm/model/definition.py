@@ -31,13 +31,17 @@ CONTEXT_LIMIT = 10.0
 
 @dataclass(frozen=True)
 class ModelShape:
-    """The sizes that determine the parameters' shapes."""
+    """The sizes that determine the parameters' shapes.
+
+    LayerNorm normalises each of `norm_blocks` equal blocks of the context on its own.
+    """
 
     vocabulary_size: int
     embedding_dim: int
     context_dim: int
     hidden_size: int
     num_layers: int
+    norm_blocks: int = 1
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter of one model, without the leading S, in the order of the equations."""
@@ -50,7 +54,8 @@ class ModelShape:
         shapes |= {"output.weight": (vocabulary, hidden), "output.bias": (vocabulary,)}
         for gate in ("update", "forget", "input"):  # d, f, i
             shapes |= {f"{gate}.weight": (context, hidden), f"{gate}.bias": (context,)}
-        return shapes | {"norm.weight": (context,), "norm.bias": (context,)}
+        norm = (context,) if self.norm_blocks == 1 else (self.norm_blocks, context // self.norm_blocks)
+        return shapes | {"norm.weight": norm, "norm.bias": norm}
 
     @property
     def num_params(self) -> int:
@@ -105,7 +110,9 @@ def logits(
     """
     num_layers = num_hidden_layers(parameters)
     seed_index = torch.arange(tokens.shape[0], device=tokens.device)[:, None]
-    context = parameters["norm.weight"].new_zeros(*tokens.shape[:2], parameters["norm.weight"].shape[1])
+    gain, shift = parameters["norm.weight"][:, None], parameters["norm.bias"][:, None]  # [S, 1, C] or [S, 1, blocks, -]
+    blocks = gain.shape[2:]
+    context = gain.new_zeros(*tokens.shape[:2], blocks.numel())
     outputs = []
     for t in range(tokens.shape[2]):
         embedding = parameters["embedding.weight"][seed_index, tokens[:, :, t]]
@@ -118,10 +125,9 @@ def logits(
         update = _linear(parameters, "update", hidden)
         forget_gate = _linear(parameters, "forget", hidden).sigmoid()
         input_gate = _linear(parameters, "input", hidden).sigmoid()
-        mixed = forget_gate * context + input_gate * update
-        normed = layer_norm(mixed, mixed.shape[-1:], eps=LAYER_NORM_EPS)
-        scaled = normed * parameters["norm.weight"][:, None] + parameters["norm.bias"][:, None]
-        context = scaled.clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
+        mixed = (forget_gate * context + input_gate * update).unflatten(-1, blocks)
+        normed = layer_norm(mixed, blocks[-1:], eps=LAYER_NORM_EPS)
+        context = (normed * gain + shift).flatten(2).clamp(-CONTEXT_LIMIT, CONTEXT_LIMIT)
     return torch.stack(outputs, dim=2)
 
 

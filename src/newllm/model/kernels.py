@@ -216,28 +216,29 @@ def _tile(lanes: int) -> tuple[int, int, int, int, int]:
 @triton.jit
 def _gates_forward_kernel(
     gates, previous, gamma, beta, context, state,
-    width, gates_seed, gates_row, context_seed, state_seed, gamma_seed, beta_seed,
+    width, context_dim, gates_seed, gates_row, context_seed, state_seed, gamma_seed, beta_seed,
     LIMIT: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed, row = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
+    column += tl.program_id(2) * width  # each block is normalised on its own
     gate = gates + seed * gates_seed + row * gates_row + column
-    place = seed * context_seed + row * width + column
-    _, _, _, _, normed, _ = _mix_and_norm(gate, previous + place, width, inside, EPS)
+    place = seed * context_seed + row * context_dim + column
+    _, _, _, _, normed, _ = _mix_and_norm(gate, previous + place, width, context_dim, inside, EPS)
     scale = tl.load(gamma + seed * gamma_seed + column, mask=inside, other=0.0)
     shift = tl.load(beta + seed * beta_seed + column, mask=inside, other=0.0)
     new = tl.minimum(tl.maximum(normed * scale + shift, -LIMIT), LIMIT)
     tl.store(context + place, new, mask=inside)
-    tl.store(state + seed * state_seed + row * width + column, new.to(state.dtype.element_ty), mask=inside)
+    tl.store(state + seed * state_seed + row * context_dim + column, new.to(state.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _mix_and_norm(gate, previous, width, inside, EPS: tl.constexpr):
-    """d, f, i, c, LayerNorm of f * c + i * d without gain and shift, and its inverse deviation, for one row."""
+def _mix_and_norm(gate, previous, width, context_dim, inside, EPS: tl.constexpr):
+    """d, f, i, c, LayerNorm of f * c + i * d without gain and shift, its inverse deviation: one block of one row."""
     update = tl.load(gate, mask=inside, other=0.0).to(tl.float32)
-    forget_gate = tl.sigmoid(tl.load(gate + width, mask=inside, other=0.0).to(tl.float32))
-    input_gate = tl.sigmoid(tl.load(gate + 2 * width, mask=inside, other=0.0).to(tl.float32))
+    forget_gate = tl.sigmoid(tl.load(gate + context_dim, mask=inside, other=0.0).to(tl.float32))
+    input_gate = tl.sigmoid(tl.load(gate + 2 * context_dim, mask=inside, other=0.0).to(tl.float32))
     old = tl.load(previous, mask=inside, other=0.0)
     mixed = tl.where(inside, forget_gate * old + input_gate * update, 0.0)
     centred = tl.where(inside, mixed - tl.sum(mixed, 0) / width, 0.0)
@@ -251,14 +252,15 @@ def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, 
     Args:
         gates: d, f and i before the sigmoid [S, B, 3C].
         previous: the context before [S, B, C].
-        gamma, beta: LayerNorm's parameters [S, C].
+        gamma, beta: LayerNorm's parameters [S, C], or [S, blocks, -] where each block is normalised on its own.
         context: written [S, B, C], with the strides of `previous`.
         state: written [S, B, C].
     """
-    num_seeds, batch, width = previous.shape
-    _gates_forward_kernel[(batch, num_seeds)](
+    num_seeds, batch, context_dim = previous.shape
+    width = gamma.shape[-1]
+    _gates_forward_kernel[(batch, num_seeds, context_dim // width)](
         gates, previous, gamma, beta, context, state,
-        width, gates.stride(0), gates.stride(1), context.stride(0), state.stride(0),
+        width, context_dim, gates.stride(0), gates.stride(1), context.stride(0), state.stride(0),
         gamma.stride(0), beta.stride(0),
         LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, BLOCK=triton.next_power_of_2(width),
         num_warps=GATE_WARPS,
@@ -268,30 +270,36 @@ def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, 
 @triton.jit
 def _gates_backward_kernel(
     d_context, gates, previous, gamma, beta, d_gates, carry, sums,
-    width, gates_seed, gates_row, context_seed, d_context_seed, gamma_seed, beta_seed, sums_seed,
+    width, context_dim, gates_seed, gates_row, context_seed, d_context_seed, gamma_seed, beta_seed, sums_seed,
     LIMIT: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed = tl.program_id(1).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < width
+    column += tl.program_id(2) * width
     scale = tl.load(gamma + seed * gamma_seed + column, mask=inside, other=0.0)
     shift = tl.load(beta + seed * beta_seed + column, mask=inside, other=0.0)
     kind = d_gates.dtype.element_ty
     # each program has its own sums and adds to them at every position: no atomics, so no random order
-    total = sums + seed * sums_seed + tl.program_id(0) * 5 * width + column
+    total = sums + seed * sums_seed + tl.program_id(0) * 5 * context_dim + column
     sum_gamma = tl.load(total, mask=inside, other=0.0)
-    sum_beta = tl.load(total + width, mask=inside, other=0.0)
-    sum_update = tl.load(total + 2 * width, mask=inside, other=0.0)
-    sum_forget = tl.load(total + 3 * width, mask=inside, other=0.0)
-    sum_input = tl.load(total + 4 * width, mask=inside, other=0.0)
+    sum_beta = tl.load(total + context_dim, mask=inside, other=0.0)
+    sum_update = tl.load(total + 2 * context_dim, mask=inside, other=0.0)
+    sum_forget = tl.load(total + 3 * context_dim, mask=inside, other=0.0)
+    sum_input = tl.load(total + 4 * context_dim, mask=inside, other=0.0)
     first = tl.program_id(0) * ROWS
     for index in range(ROWS):
         row = first.to(tl.int64) + index
         gate_place = seed * gates_seed + row * gates_row + column
         update, forget_gate, input_gate, old, normed, rstd = _mix_and_norm(
-            gates + gate_place, previous + seed * context_seed + row * width + column, width, inside, EPS
+            gates + gate_place,
+            previous + seed * context_seed + row * context_dim + column,
+            width,
+            context_dim,
+            inside,
+            EPS,
         )
-        place = seed * d_context_seed + row * width + column
+        place = seed * d_context_seed + row * context_dim + column
         d_new = tl.load(d_context + place, mask=inside, other=0.0)
         d_scaled = tl.where(tl.abs(normed * scale + shift) <= LIMIT, d_new, 0.0)
         d_normed = d_scaled * scale
@@ -302,8 +310,8 @@ def _gates_backward_kernel(
         d_forget = d_mixed * old * forget_gate * (1 - forget_gate)
         d_input = d_mixed * update * input_gate * (1 - input_gate)
         tl.store(d_gates + gate_place, d_update.to(kind), mask=inside)
-        tl.store(d_gates + gate_place + width, d_forget.to(kind), mask=inside)
-        tl.store(d_gates + gate_place + 2 * width, d_input.to(kind), mask=inside)
+        tl.store(d_gates + gate_place + context_dim, d_forget.to(kind), mask=inside)
+        tl.store(d_gates + gate_place + 2 * context_dim, d_input.to(kind), mask=inside)
         tl.store(carry + place, d_mixed * forget_gate, mask=inside)
         sum_gamma += d_scaled * normed
         sum_beta += d_scaled
@@ -311,10 +319,10 @@ def _gates_backward_kernel(
         sum_forget += d_forget
         sum_input += d_input
     tl.store(total, sum_gamma, mask=inside)
-    tl.store(total + width, sum_beta, mask=inside)
-    tl.store(total + 2 * width, sum_update, mask=inside)
-    tl.store(total + 3 * width, sum_forget, mask=inside)
-    tl.store(total + 4 * width, sum_input, mask=inside)
+    tl.store(total + context_dim, sum_beta, mask=inside)
+    tl.store(total + 2 * context_dim, sum_update, mask=inside)
+    tl.store(total + 3 * context_dim, sum_forget, mask=inside)
+    tl.store(total + 4 * context_dim, sum_input, mask=inside)
 
 
 def gates_backward(
@@ -337,10 +345,11 @@ def gates_backward(
             strides of `d_context`.
         sums: added to, the gradients of gamma, beta and the three gates' biases; made by `gate_sums`.
     """
-    num_seeds, batch, width = previous.shape
-    _gates_backward_kernel[(batch // GATE_ROWS, num_seeds)](
+    num_seeds, batch, context_dim = previous.shape
+    width = gamma.shape[-1]
+    _gates_backward_kernel[(batch // GATE_ROWS, num_seeds, context_dim // width)](
         d_context, gates, previous, gamma, beta, d_gates, carry, sums,
-        width, gates.stride(0), gates.stride(1), previous.stride(0), d_context.stride(0),
+        width, context_dim, gates.stride(0), gates.stride(1), previous.stride(0), d_context.stride(0),
         gamma.stride(0), beta.stride(0), sums.stride(0),
         LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS, BLOCK=triton.next_power_of_2(width),
         num_warps=GATE_WARPS,
@@ -349,7 +358,7 @@ def gates_backward(
 
 def gate_sums(batch: int, gamma: Tensor) -> Tensor:
     """Zeros [S, programs, 5, C] for the sums of `gates_backward`."""
-    return gamma.new_zeros(gamma.shape[0], batch // GATE_ROWS, 5, gamma.shape[1])
+    return gamma.new_zeros(gamma.shape[0], batch // GATE_ROWS, 5, gamma.shape[1:].numel())
 
 
 def table_gradient(d_rows: Tensor, tokens: Tensor, vocabulary_size: int) -> Tensor:

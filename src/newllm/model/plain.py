@@ -80,15 +80,16 @@ def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, 
     Args:
         gates: d, f and i before the sigmoid [S, B, 3C].
         previous: the context before [S, B, C].
-        gamma: LayerNorm's factor [S, C].
-        beta: LayerNorm's shift [S, C].
+        gamma: LayerNorm's factor [S, C], or [S, blocks, -] where each block is normalised on its own.
+        beta: LayerNorm's shift, like `gamma`.
         context: written [S, B, C].
         state: written [S, B, C]; may be `context` itself.
     """
-    mixed = _mix(gates.to(gamma.dtype), previous)[0]
-    normed = torch.native_layer_norm(mixed, [gamma.shape[-1]], None, None, LAYER_NORM_EPS)[0]
+    blocks = gamma.shape[1:]
+    mixed = _mix(gates.to(gamma.dtype), previous)[0].unflatten(-1, blocks)
+    normed = torch.native_layer_norm(mixed, blocks[-1:], None, None, LAYER_NORM_EPS)[0]
     scaled = torch.addcmul(beta[:, None], normed, gamma[:, None])
-    torch.clamp(scaled, -CONTEXT_LIMIT, CONTEXT_LIMIT, out=context)
+    torch.clamp(scaled, -CONTEXT_LIMIT, CONTEXT_LIMIT, out=context.unflatten(-1, blocks))
     if state.data_ptr() != context.data_ptr():
         state.copy_(context)
 
@@ -109,23 +110,24 @@ def gates_backward(
         d_context: gradient of the new context [S, B, C].
         gates: as they went forward, like `previous`, `gamma` and `beta`.
         previous: [S, B, C].
-        gamma: [S, C].
-        beta: [S, C].
+        gamma: [S, C] or [S, blocks, -].
+        beta: like `gamma`.
         d_gates: written, the gradient of `gates` [S, B, 3C].
         carry: written [S, B, C], the gradient that reaches the previous context through the forget gate.
         sums: added to, the gradients of gamma, beta and the three gates' biases; made by `gate_sums`.
     """
-    width = [gamma.shape[-1]]
+    blocks = gamma.shape[1:]
     mixed, update, forget_gate, input_gate = _mix(gates.to(gamma.dtype), previous)
-    normed, mean, rstd = torch.native_layer_norm(mixed, width, None, None, LAYER_NORM_EPS)
+    mixed = mixed.unflatten(-1, blocks)
+    normed, mean, rstd = torch.native_layer_norm(mixed, blocks[-1:], None, None, LAYER_NORM_EPS)
     scaled = torch.addcmul(beta[:, None], normed, gamma[:, None])
-    d_scaled = d_context * (scaled.abs() <= CONTEXT_LIMIT)
-    sums[:, 0, 0] += (d_scaled * normed).sum(1)
-    sums[:, 0, 1] += d_scaled.sum(1)
+    d_scaled = d_context.unflatten(-1, blocks) * (scaled.abs() <= CONTEXT_LIMIT)
+    sums[:, 0, 0] += (d_scaled * normed).sum(1).flatten(1)
+    sums[:, 0, 1] += d_scaled.sum(1).flatten(1)
     d_mixed = torch.ops.aten.native_layer_norm_backward(
-        d_scaled * gamma[:, None], mixed, width, mean, rstd, None, None, [True, False, False]
-    )[0]
-    d_update, d_forget, d_input = d_gates.split(width[0], dim=-1)
+        d_scaled * gamma[:, None], mixed, blocks[-1:], mean, rstd, None, None, [True, False, False]
+    )[0].flatten(2)
+    d_update, d_forget, d_input = d_gates.chunk(3, dim=-1)
     d_update.copy_(d_mixed * input_gate)
     d_forget.copy_(d_mixed * previous * forget_gate * (1 - forget_gate))
     d_input.copy_(d_mixed * update * input_gate * (1 - input_gate))
@@ -136,7 +138,7 @@ def gates_backward(
 def gate_sums(batch: int, gamma: Tensor) -> Tensor:
     """Zeros [S, 1, 5, C] for the sums of `gates_backward`."""
     del batch
-    return gamma.new_zeros(gamma.shape[0], 1, 5, gamma.shape[1])
+    return gamma.new_zeros(gamma.shape[0], 1, 5, gamma.shape[1:].numel())
 
 
 def _mix(gates: Tensor, context: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -125,7 +125,7 @@ def _forward(
     num_layers = len(layers) // 2
     weights, biases = layers[: num_layers + 1], layers[num_layers + 1 :]
     num_seeds, batch, length = tokens.shape
-    hidden_size, context_dim = table.shape[-1], gamma.shape[-1]
+    hidden_size, context_dim = table.shape[-1], gamma.shape[1:].numel()
     kept = length if keeps_all else 1
     hidden = [table.new_empty(num_seeds, kept, batch, hidden_size) for _ in range(num_layers - 1)]
     hidden.append(table.new_empty(num_seeds, length, batch, hidden_size))
@@ -195,7 +195,7 @@ class _Scan(torch.autograd.Function):
         num_seeds, batch, length = tokens.shape
         d_pre = [torch.empty_like(h) for h in hidden]  # gradients of the hidden layers before relu
         d_gates = torch.empty_like(gates)
-        d_context = gamma.new_zeros(num_seeds, batch, gamma.shape[1])
+        d_context = contexts.new_zeros(num_seeds, batch, contexts.shape[-1])
         carry = torch.empty_like(d_context)
         gate_sums = pieces.gate_sums(batch, gamma)
         sums = [pieces.linear_sums(batch, h.shape[-1], gamma) for h in hidden[1:]]  # the first bias is in the table
@@ -236,4 +236,5 @@ class _Scan(torch.autograd.Function):
         ]
         d_biases = [s.sum(1).to(gates.dtype) for s in sums] + [torch.cat(d_gate_biases, dim=1).to(gates.dtype)]
         d_table = pieces.table_gradient(d_pre[0], tokens, ctx.vocabulary_size)
-        return None, None, d_table, d_gamma, d_beta, *d_weights, *d_biases
+        d_norm = d_gamma.view_as(gamma), d_beta.view_as(gamma)
+        return None, None, d_table, *d_norm, *d_weights, *d_biases

@@ -59,9 +59,9 @@ def _threshold(probability: float) -> int:
     return min(round(probability * DECISIONS), DECISIONS - 1)
 
 
-def dropout_keys(seeds: Sequence[int], device: torch.device) -> Tensor:
-    """The seeds' keys for dropout in the kernels: two 32-bit words a seed, int32 [S, 2]."""
-    words = [_digest(seed, "dropout", 0) for seed in seeds]
+def dropout_keys(seeds: Sequence[int], device: torch.device, phase: int = 0) -> Tensor:
+    """The seeds' keys for dropout in the kernels in one of their trainings: two 32-bit words a seed, int32 [S, 2]."""
+    words = [_digest(seed, "dropout", phase) for seed in seeds]
     halves = [[word & 0xFFFFFFFF, word >> 32] for word in words]
     return torch.tensor(halves, dtype=torch.int64).to(torch.int32).to(device)
 

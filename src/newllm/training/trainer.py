@@ -4,6 +4,7 @@ import gc
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from newllm.config import TrainConfig
 from newllm.errors import UserError
 from newllm.model import plain
-from newllm.model.definition import ModelShape, initial_parameters
+from newllm.model.definition import ModelShape, Parameters, initial_parameters
 from newllm.model.gradients import losses_and_gradients
 from newllm.model.scan import pieces_for
 from newllm.model.streams import Dropout, dropout_keys, dropout_masks, random_stream
@@ -24,8 +25,30 @@ from newllm.training.progress import Progress
 from newllm.training.results import EpochRow, SeedResult, Training
 from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
 from newllm.training.stack import Adam, cast, clipping, flatten, unflatten
+from newllm.training.totals import EpochTotals
 
+PHASE = 10**9  # epochs and steps between the random streams of two phases
 LARGEST_LOSS = 200.0  # nats; a validation loss beyond is a training gone wrong, and its perplexity no number to use
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training goes on from.
+
+    Attributes:
+        parameters: stacked parameters [S, ...], in the order of the seeds.
+        learns: which entries learn [1, ...], by the parameters' names; None: all. The others keep their values.
+        phase: counts the trainings of the same seeds, so that each shuffles and drops out anew; 1 or more.
+    """
+
+    parameters: Parameters
+    learns: Parameters | None = None
+    phase: int = 1
+
+    def of(self, places: Sequence[int]) -> "Start":
+        """The start of some of the seeds."""
+        parameters = {name: value[list(places)] for name, value in self.parameters.items()}
+        return Start(parameters, self.learns, self.phase)
 
 
 def train(
@@ -34,6 +57,7 @@ def train(
     config: TrainConfig,
     windows: tuple[Tensor, Tensor],
     stack_size: int | None = None,
+    start: Start | None = None,
 ) -> Training:
     """Trains one depth with all seeds.
 
@@ -45,19 +69,21 @@ def train(
         stack_size: seeds to train at once. Default: all on a GPU; one on a CPU, where a stack gains nothing and a
             batched product's rounding could depend on the size of the stack. A stack that does not fit into the
             device's memory is halved.
+        start: what to go on from. Default: fresh parameters.
 
     Raises:
         UserError: not even one seed fits, or a loss is not finite and loss scaling cannot cure it.
     """
     size = stack_size or (len(config.seeds) if windows[0].is_cuda else 1)
-    waiting = [config.seeds[start : start + size] for start in range(0, len(config.seeds), size)]
+    waiting = [config.seeds[first : first + size] for first in range(0, len(config.seeds), size)]
     steps = math.ceil(len(windows[0]) / config.batch_size)
     trained = []
     with Progress(shape.num_layers, config.epochs, len(waiting), steps) as progress:
         while waiting:
             seeds = waiting.pop(0)
             try:
-                trained.append(StackTrainer(shape, dropout, config, windows, seeds, progress).run())
+                begin = start and start.of([config.seeds.index(seed) for seed in seeds])
+                trained.append(StackTrainer(shape, dropout, config, windows, seeds, progress, begin).run())
                 continue
             except Exception as error:
                 if not _is_out_of_memory(error):
@@ -116,12 +142,15 @@ class StackTrainer:
         windows: tuple[Tensor, Tensor],
         seeds: Sequence[int],
         progress: Progress,
+        start: Start | None = None,
     ) -> None:
         self.shape, self.dropout, self.config, self.progress = shape, dropout, config, progress
         self.windows, self.validation = windows
         self.device, self.dtype = self.windows.device, DTYPES[config.precision]
         self.seeds = list(seeds)
-        self.flat = flatten(initial_parameters(shape, seeds), shape).to(self.device)
+        self.phase = start.phase if start else 0
+        self.flat = flatten(start.parameters if start else initial_parameters(shape, seeds), shape).to(self.device)
+        self.learns = flatten(start.learns, shape).to(self.device) if start and start.learns else None  # [1, P], 0 or 1
         rate = scaled_learning_rate(config.base_learning_rate, config.batch_size, config.base_batch_size)
         self.adam = Adam(self.flat, rate)
         self.scaler = LossScaler(len(seeds), self.device, enabled=config.precision == "fp16")
@@ -142,7 +171,7 @@ class StackTrainer:
         self.order = torch.empty(len(self.seeds), len(self.windows), dtype=torch.int64, device=self.device)
         self.totals = EpochTotals(len(self.seeds), self.device)
         self.scores = torch.zeros(2, len(self.seeds), dtype=torch.float64, device=self.device)
-        self.keys = dropout_keys(self.seeds, self.device)
+        self.keys = dropout_keys(self.seeds, self.device, self.phase)
         self.graphs.clear()
 
     def run(self) -> Training:
@@ -168,7 +197,9 @@ class StackTrainer:
         """Shuffles and sets what changes from epoch to epoch."""
         count = len(self.windows)
         for row, seed in enumerate(self.seeds):
-            self.order[row].copy_(torch.randperm(count, generator=random_stream(seed, "shuffling", epoch)))
+            self.order[row].copy_(
+                torch.randperm(count, generator=random_stream(seed, "shuffling", epoch + PHASE * self.phase))
+            )
         self.position.zero_()
         self.max_norm.fill_(max_gradient_norm(self.config.gradient_clipping, epoch))
         self.totals.clear()
@@ -214,6 +245,8 @@ class StackTrainer:
             cast(self.flat, self.shape, self.dtype), batch, PAD_ID, scale / counts, self._dropout(size), self.dtype
         )
         gradient = flatten(gradients, self.shape)
+        if self.learns is not None:
+            gradient *= self.learns
         norm = gradient.norm(dim=1) / scale
         finite = norm.isfinite()
         self.adam.step(self.flat, gradient, clipping(norm, self.max_norm) / scale, finite)
@@ -228,7 +261,8 @@ class StackTrainer:
         if self.draws_in_kernels:
             return Dropout(self.dropout, keys=self.keys, step=self.step)
         size = (self.shape.num_layers, self.windows.shape[1] - 1, batch, self.shape.hidden_size)
-        return Dropout(self.dropout, dropout_masks(self.seeds, self.steps_done, size, self.dropout, self.device))
+        step = self.steps_done + PHASE * self.phase
+        return Dropout(self.dropout, dropout_masks(self.seeds, step, size, self.dropout, self.device))
 
     def _validate(self) -> None:
         parameters = cast(self.flat, self.shape, self.dtype)
@@ -275,30 +309,3 @@ class StackTrainer:
             train_seconds=seconds,
             tokens_per_second=len(curve) * self._tokens() / seconds,
         )
-
-
-class EpochTotals:
-    """Sums over the steps of an epoch, for each seed, on the device."""
-
-    def __init__(self, num_seeds: int, device: torch.device) -> None:
-        self._sums = torch.zeros(6, num_seeds, dtype=torch.float64, device=device)
-        self.loss, self.targets, self.norm, self.applied, self.steps, self.failed_step = self._sums
-
-    def clear(self) -> None:
-        """Starts an epoch."""
-        self._sums.zero_()
-        self.failed_step.fill_(-1)
-
-    def add(self, losses: Tensor, counts: Tensor, norm: Tensor, failed: Tensor) -> None:
-        """Adds a step: sums of losses, numbers of targets, gradient norms, and whether it failed beyond cure [S]."""
-        finite = norm.isfinite()
-        self.loss += losses
-        self.targets += counts
-        self.norm += norm.masked_fill(~finite, 0)
-        self.applied += finite
-        self.failed_step.copy_(torch.where(failed & (self.failed_step < 0), self.steps, self.failed_step))
-        self.steps += 1
-
-    def means(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Token-weighted mean loss, mean gradient norm over steps that were not skipped, first failed step or -1."""
-        return self.loss / self.targets, self.norm / self.applied.clamp(min=1), self.failed_step
