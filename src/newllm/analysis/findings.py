@@ -71,8 +71,8 @@ def diagnostics_section(comparison: Comparison, diagnostics: Sequence[Diagnostic
     rows = [_diagnostics_row(result, diagnostics) for result in comparison.results]
     text = (
         "Losses in nats, at the best epoch; training loss on a fixed sample; gap is validation minus training loss. "
-        f"The plateau lasts until validation perplexity first falls below {PLATEAU_PPL:g}; a seed that never gets there "
-        "counts with all its epochs. Of these only losses and gap decide claim 6."
+        f"The plateau lasts until validation perplexity first falls below {PLATEAU_PPL:g}; a seed that never gets "
+        "there counts with all its epochs. Of these only losses and gap decide claim 6."
     )
     return "\n\n".join([text, table(header, rows), *_excess_table(comparison, diagnostics)])
 

@@ -244,8 +244,8 @@ CLAIMS = (
     ),
     _Claim(
         "fewer layers need fewer parameters and are better up to a point",
-        "The point is a depth between the shallowest and the deepest whose PPL is below that of both; of several, the one "
-        "of lowest PPL. Supported if parameters grow with depth, there is a point, and from it to the deepest no "
+        "The point is a depth between the shallowest and the deepest whose PPL is below that of both; of several, the "
+        "one of lowest PPL. Supported if parameters grow with depth, there is a point, and from it to the deepest no "
         "depth’s PPL is above that of a deeper one. Refuted if parameters do not grow; if there is a point and such a "
         "pair; or if there is no point, and either PPL of the deepest minus every other is below the margin or PPL of "
         "the shallowest minus every one between is below 0.",
@@ -255,9 +255,9 @@ CLAIMS = (
     _Claim(
         "deep models are worse because they overfit",
         "Of each depth that is deeper than the best and worse (PPL above that of the best), the excess of validation "
-        "loss is the sum of two excesses: of training loss, without dropout on a fixed sample at the best epoch, and of "
-        "the gap, validation minus training loss. The depth overfits if the excess of the gap is above 0 and above that "
-        "of training loss; it underfits if the excess of training loss is above 0 and above that of the gap. "
+        "loss is the sum of two excesses: of training loss, without dropout on a fixed sample at the best epoch, and "
+        "of the gap, validation minus training loss. The depth overfits if the excess of the gap is above 0 and above "
+        "that of training loss; it underfits if the excess of training loss is above 0 and above that of the gap. "
         "Supported if some depth overfits and none underfits, refuted if some depth underfits and none overfits.",
         (),
         _deep_models_overfit,
