@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from newllm.analysis.overfitting import Diagnostics, best_at_the_end, excesses, plateau_epochs, worse_and_deeper
+from newllm.analysis.comparisons import PairComparison
+from newllm.analysis.overfitting import Diagnostics, Excess, best_at_the_end, excesses, plateau_epochs, worse_and_deeper
+from newllm.analysis.statistics import Estimate
 from newllm.analysis.summary import Comparison
 from newllm.analysis.verdicts import Outcome, Verdict, judge
 from tests.analysis.metrics_files import change_json
@@ -94,3 +96,24 @@ def test_best_at_the_end(tmp_path: Path) -> None:
     study(tmp_path)
     change_json(tmp_path / "metrics/runs/4.json", lambda runs: runs["seeds"][2].update(best_epoch=149))
     assert [best_at_the_end(result) for result in reload(tmp_path).results] == [5, 5, 5, 4, 5, 5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("train_loss", "gap", "balance", "expected"),
+    [
+        (0.2, 0.0, 0.2, (True, False)),
+        (0.2, 0.2, 0.0, (False, False)),
+        (0.0, 0.0, 0.2, (False, False)),
+        (0.0, 0.2, -0.2, (False, True)),
+        (0.0, 0.0, -0.2, (False, False)),
+    ],
+)
+def test_both_parts_of_the_rule_are_needed(
+    train_loss: float, gap: float, balance: float, expected: tuple[bool, bool]
+) -> None:
+    """Differences of 0.2 are shown here, of 0 are not."""
+    parts = [
+        PairComparison(8, 4, Estimate(mean, 0.1), 0.0, 0.01 if mean else 0.5) for mean in (train_loss, gap, balance)
+    ]
+    excess = Excess(8, Estimate(0.2, 0.1), *parts)
+    assert (excess.is_underfitting, excess.is_overfitting) == expected
