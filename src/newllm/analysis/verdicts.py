@@ -208,7 +208,7 @@ def _depths(depths: Sequence[int]) -> str:
 
 
 TERMS = f"""\
-PPL(d) is the mean over seeds of the best validation perplexity at depth d; intervals are 95 % intervals of one comparison. \
+PPL(d) is the mean over seeds of the best validation perplexity at depth d; intervals are of one comparison, 95 %. \
 “Above” and “below” in a rule mean that a two-sided test shows it: Welch’s, or Student’s for a mean against a fixed \
 value, with p < {SIGNIFICANCE:g} after Holm’s correction over the tests of that part of the rule. The margin, \
 {MARGIN:.2f}, is half of the smallest difference from which the notebook concludes anything (5 layers against 6, \
