@@ -44,12 +44,19 @@ def write_all(root: Path, depths: Iterable[int] = (1, 4, 6), **options: Any) -> 
         write_depth(root, depth, **options)
 
 
-def write_depth(root: Path, depth: int, seeds: int = 5, epochs: int = 3, parameters: Any = None) -> None:
-    """Seed 1 stops one epoch early if there are several seeds and epochs."""
+def write_depth(
+    root: Path,
+    depth: int,
+    seeds: int = 5,
+    epochs: int = 3,
+    parameters: Any = None,
+    perplexity_of: Callable[[int, int], float] = final_perplexity,
+) -> None:
+    """Seed 1 stops one epoch early if there are several seeds and epochs; `perplexity_of` (depth, seed) is reached."""
     runs, rows = [], []
     for seed in range(seeds):
         last = epochs - 1 if seed == 1 and epochs > 1 else epochs
-        final = final_perplexity(depth, seed)
+        final = perplexity_of(depth, seed)
         for epoch in range(1, last + 1):
             perplexity = final * (1 + 2 * (last - epoch))
             loss = math.log(perplexity)

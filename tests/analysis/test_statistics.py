@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from newllm.analysis.statistics import difference_interval, mean_interval
+from newllm.analysis.statistics import difference_interval, difference_p_value, holm, mean_interval, mean_p_value
 
 SAMPLES = st.lists(st.floats(1, 1000), min_size=2, max_size=8)
 
@@ -54,3 +54,38 @@ def test_equal_values() -> None:
     assert mean_interval([2.0, 2.0]).half_width == 0
     assert difference_interval([2.0, 2.0], [1.0, 1.0]).half_width == 0
     assert difference_interval([2.0, 2.0], [1.0, 1.0]).excludes_zero
+
+
+@given(SAMPLES, SAMPLES, st.floats(-10, 10))
+def test_p_values_against_scipy(first: list[float], second: list[float], expected: float) -> None:
+    if len(set(first)) == 1 or len(set(second)) == 1:
+        return
+    welch = stats.ttest_ind(first, [value + expected for value in second], equal_var=False).pvalue
+    assert difference_p_value(first, second, expected) == pytest.approx(welch, rel=1e-5, abs=1e-12)
+    student = stats.ttest_1samp(first, expected).pvalue
+    assert mean_p_value(first, expected) == pytest.approx(student, rel=1e-6, abs=1e-12)
+
+
+@given(SAMPLES, SAMPLES)
+def test_p_value_and_interval_agree(first: list[float], second: list[float]) -> None:
+    p = difference_p_value(first, second)
+    assert p is not None
+    if abs(p - 0.05) > 1e-9 and min(len(set(first)), len(set(second))) > 1:
+        assert (p < 0.05) is difference_interval(first, second).excludes_zero
+
+
+def test_tests_without_spread_or_seeds() -> None:
+    assert difference_p_value([2.0, 2.0], [1.0, 1.0]) == 0
+    assert difference_p_value([20.1, 20.1], [20.0, 20.0, 20.0], 0.1) == 1
+    assert difference_p_value([20.1] * 3, [20.1] * 5) == 1
+    assert difference_p_value([2.0], [1.0, 1.5]) is None
+    assert mean_p_value([2.0, 2.0], 2.0) == 1
+    assert mean_p_value([2.0, 2.0], 2.1) == 0
+    assert mean_p_value([2.0], 2.1) is None
+
+
+def test_holm_by_hand() -> None:
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; the last may not fall below the one before it
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+    assert holm([]) == []

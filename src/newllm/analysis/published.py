@@ -44,6 +44,7 @@ TRAJECTORY = {1: 87.5, 5: 67.0, 10: 67.6, 20: 46.9, 30: 33.2, 40: 28.9, 50: 26.0
 
 STUDY_DEPTHS = (1, 2, 3, 4, 5, 6, 7, 8)
 STUDY_NUM_SEEDS = 5
+STUDY_EPOCHS = 150
 
 STUDY_DATA: dict[str, tuple[str, object]] = {
     "data.source": ("source of the text", "wikitext"),
@@ -61,7 +62,7 @@ STUDY_TRAINING: dict[str, tuple[str, object]] = {
     "model.context_dim": ("context size", 256),
     "model.hidden_size": ("hidden size", 512),
     "model.dropout": ("dropout", 0.1),
-    "train.epochs": ("epochs", 150),
+    "train.epochs": ("epochs", STUDY_EPOCHS),
     "train.batch_size": ("batch size in windows", 2048),
     "train.base_learning_rate": ("base learning rate", 1e-4),
     "train.base_batch_size": ("base batch size", 32),
@@ -71,3 +72,9 @@ STUDY_TRAINING: dict[str, tuple[str, object]] = {
     "train.min_improvement": ("smallest improvement", 0.001),
 }
 """As STUDY_DATA, for the model and its training."""
+
+EXPECTED = {4: 20.0, 1: 20.3}
+"""Depth → validation perplexity that the notebook expects at the end of the full training; rounded there to 0.1."""
+
+SMALLEST_DIFFERENCE = 0.10
+"""The smallest difference of perplexity from which the notebook concludes anything: 5 layers against 6."""

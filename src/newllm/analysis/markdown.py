@@ -1,0 +1,44 @@
+"""Numbers and tables as the report writes them."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+from newllm.analysis.statistics import Estimate
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---:") -> str:
+    """A Markdown table; `align` is the rule below the header, to the right for numbers, `:---` for texts."""
+    lines = [header, [align] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(text: str) -> str:
+    """Text of unknown content on one line of a table."""
+    return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def number(estimate: Estimate, signed: bool = False, decimals: int = 2) -> str:
+    """Mean ± half-width with these decimals, or with as many (up to four) as give the half-width two digits."""
+    if estimate.half_width is not None and 1e-6 < estimate.half_width < 0.01:  # less is rounding alone
+        decimals = max(decimals, min(4, 1 - math.floor(math.log10(estimate.half_width))))
+    form = f"{'+' if signed else ''}.{decimals}f" if abs(estimate.mean) < 1e6 else f"{'+' if signed else ''}.6g"
+    text = format(estimate.mean, form).replace("-", "−")
+    return text if estimate.half_width is None else f"{text} ± {format(estimate.half_width, form).lstrip('+')}"
+
+
+def p_value(p: float | None) -> str:
+    """Two significant digits, as a number with its relation: `= 0.013`, `< 0.0001`; `unknown` without a test."""
+    if p is None:
+        return "unknown"
+    return "< 0.0001" if p < 1e-4 else f"= {float(f'{p:.2g}'):g}"
+
+
+def plural(amount: int, noun: str) -> str:
+    """`1 seed`, `5 seeds`."""
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
+
+
+def listed(items: Sequence[object]) -> str:
+    """`none`, `1`, `1 and 2`, `1, 2 and 3`."""
+    *texts, last = map(str, items or ["none"])
+    return f"{', '.join(texts)} and {last}" if texts else last
