@@ -30,7 +30,8 @@ SMALL: dict[str, Any] = {
     "study": {"baseline_num_layers": 1},
 }
 DATA_STAGES = ["download", "build_vocabulary", "tokenize"]
-BOTH_DEPTHS = ["train@1", "train@2", "evaluate@1", "evaluate@2", "expand@1-freeze", "report"]
+BOTH_DEPTHS = [f"{stage}@{depth}" for stage in ("train", "evaluate", "diagnose") for depth in (1, 2)]
+BOTH_DEPTHS += ["expand@1-freeze", "report"]
 
 
 class Project:
@@ -90,7 +91,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     copy_project(folder, SMALL)
     pipeline = folder / "dvc.yaml"
     text = pipeline.read_text()
-    assert text.count('[1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]') == 2
+    assert text.count('[1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]') == 3
     text = text.replace("[1, 2, 3, 4, 5, 6, 7, 8, ", "[1, ").replace("1 2 3 4 5 6 7 8 $", "1 $")
     text = text.replace("depth: [1, 4]", "depth: [1]").replace("[freeze, finetune, longer, scratch]", "[freeze]")
     pipeline.write_text(text)
@@ -184,7 +185,7 @@ def test_another_depth_trains_that_depth_alone_and_leaves_no_trace(project: Proj
     output = project.run("dvc", "exp", "run", "-S", "model.num_layers=1")
     assert ran(output) == ["report"]
     output = project.run("dvc", "exp", "run", "-S", "model.num_layers=3")
-    assert ran(output) == ["train@3", "evaluate@3", "report"]
+    assert ran(output) == ["train@3", "evaluate@3", "diagnose@3", "report"]
     assert "metrics/layers/3.json" in project.run("dvc", "metrics", "diff")
     assert "val_ppl" in project.run("dvc", "exp", "diff")
     assert "3 |" in (project.folder / "metrics/report.md").read_text()

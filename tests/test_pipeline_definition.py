@@ -64,7 +64,8 @@ def test_every_writer_is_one() -> None:
 def test_depths_are_the_same_everywhere() -> None:
     depths = PIPELINE["stages"]["train"]["foreach"]
     assert depths == [1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]
-    assert PIPELINE["stages"]["evaluate"]["foreach"] == depths
+    for name in ("evaluate", "diagnose"):
+        assert PIPELINE["stages"][name]["foreach"] == depths
     for name in ("check_parameters", "report"):
         listed = STAGES[name]["cmd"].split("--num-layers ")[1].split()
         assert listed == [str(depth) for depth in depths]

@@ -1,4 +1,4 @@
-"""The train and evaluate stages as a user runs them, in a copy of the project."""
+"""The train, evaluate and diagnose stages as a user runs them, in a copy of the project."""
 
 import json
 import re
@@ -10,13 +10,14 @@ import pytest
 import yaml
 
 from demo.run import copy_project, environment
+from newllm.data.vocabulary import SPECIAL_TOKENS
 from tests.test_pipeline import SMALL, Project
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("training stages")]
 
 
 def stage(name: str) -> tuple[str, ...]:
-    depth = ("--num-layers", "2") if name in ("train", "evaluate") else ()
+    depth = ("--num-layers", "2") if name in ("train", "evaluate", "diagnose") else ()
     return ("python", "-m", f"stages.{name}", *depth)
 
 
@@ -25,7 +26,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Project:
     folder = tmp_path_factory.mktemp("trained")
     copy_project(folder, SMALL)
     project = Project(folder)
-    for name in ("download", "build_vocabulary", "tokenize", "train", "evaluate"):
+    for name in ("download", "build_vocabulary", "tokenize", "train", "evaluate", "diagnose"):
         project.run(*stage(name))
     return project
 
@@ -96,22 +97,46 @@ def test_a_diverging_training_is_stopped(project: Project) -> None:
     assert re.search(r"2 layers, seed 0, epoch \d.*train.base_learning_rate", output)
 
 
-def test_evaluate_refuses_weights_of_other_parameters(project: Project) -> None:
+@pytest.mark.parametrize("name", ["evaluate", "diagnose"])
+def test_weights_of_other_parameters_are_refused(project: Project, name: str) -> None:
     project.set("model.dropout", 0.3)
-    assert "trained with parameters other than" in fails(project, *stage("evaluate"))
+    assert "trained with parameters other than" in fails(project, *stage(name))
 
 
-def test_evaluate_refuses_what_training_did_not_see(project: Project) -> None:
+@pytest.mark.parametrize("name", ["evaluate", "diagnose"])
+def test_losses_that_training_did_not_see_are_refused(project: Project, name: str) -> None:
     path = project.folder / "models/2/training.json"
     before = path.read_text()
     record = json.loads(before)
     record["seeds"][1]["val_loss"] += 0.02
     path.write_text(json.dumps(record))
     try:
-        output = fails(project, *stage("evaluate"))
+        output = fails(project, *stage(name))
         assert re.search(r"models/2: seed 1: found a validation loss of \d.*but training recorded", output)
     finally:
         path.write_text(before)
+
+
+def test_diagnose_refuses_other_windows_and_another_vocabulary(project: Project) -> None:
+    for name, changed, words in (
+        ("windows/train.npy", lambda data: data[:-2] + b"\x05\x00", "not the windows that models/2 was trained on"),
+        ("windows/train.npy", lambda data: data[:-2], "not a readable NumPy file"),
+        ("vocabulary.json", lambda _: dumped_vocabulary(59), "found 59 tokens, expected the 60 of models/2"),
+    ):
+        path = project.folder / "data" / name
+        before = path.read_bytes()
+        path.write_bytes(changed(before))
+        try:
+            output = fails(project, *stage("diagnose"))
+            assert str(path.relative_to(project.folder)) in output
+            assert words in output
+        finally:
+            path.write_bytes(before)
+
+
+def dumped_vocabulary(size: int) -> bytes:
+    tokens = [*SPECIAL_TOKENS, *(f"word{number}" for number in range(size - 4))]
+    return json.dumps({"tokens": tokens, "counts": [1] * size}).encode()
 
 
 def test_windows_with_ids_beyond_the_vocabulary_are_refused(project: Project) -> None:
@@ -133,3 +158,26 @@ def test_metrics_follow_from_the_seeds(project: Project) -> None:
     for seed in runs["seeds"]:
         (row,) = [cells for cells in rows if cells[1:3] == [str(seed["seed"]), str(seed["best_epoch"])]]
         assert float(row[4]) == pytest.approx(seed["val_loss"], rel=1e-6), "the best epoch's loss, evaluated again"
+
+
+def test_diagnostics_belong_to_the_runs(project: Project) -> None:
+    (runs,) = json.loads((project.folder / "metrics/runs/2.json").read_text())["runs"]
+    (found,) = json.loads((project.folder / "metrics/diagnostics/2.json").read_text())["diagnostics"]
+    data = json.loads((project.folder / "metrics/data.json").read_text())
+    assert (found["num_layers"], found["precision"]) == (2, "fp32")
+    assert found["device"] == runs["device"]
+    assert found["train_windows"] == found["val_windows"] == data["validation"]["windows"]
+    assert found["gradient_windows"] == min(found["train_windows"], 2048)
+    counts = found["targets_by_position"]
+    assert len(counts) == 15
+    assert sum(counts) == data["validation"]["tokens"] - found["val_windows"], "all tokens but each first"
+    for seed, run in zip(found["seeds"], runs["seeds"], strict=True):
+        assert seed["seed"] == run["seed"]
+        total = sum(mean * count for mean, count in zip(seed["val_loss_by_position"], counts, strict=True))
+        assert total / sum(counts) == pytest.approx(run["val_loss"], rel=1e-6)
+        assert seed["gap"] == pytest.approx(run["val_loss"] - seed["train_loss_without_dropout"], abs=1e-5)
+        weights = ["embedding", "hidden.1", "hidden.2", "output", "update", "forget", "input"]
+        for point in ("initial", "best"):
+            assert list(seed["gradient_norms"][point]) == [f"{name}.weight" for name in weights]
+    assert found["samples"]["seed"] == 0
+    assert all(text["greedy"] and text["sampled"] for text in found["samples"]["texts"])

@@ -1,0 +1,54 @@
+"""What a trained model writes after a few words."""
+
+import torch
+from torch import Tensor
+
+from newllm.data.vocabulary import BOS, EOS, PAD, Vocabulary
+from newllm.model.definition import Parameters, logits
+from newllm.model.streams import random_stream
+
+PROMPTS = ("he was born", "the song was", "in the first", "it is a")  # equally long, to be continued together
+NEW_TOKENS = 25
+
+
+def continuations(parameters: Parameters, vocabulary: Vocabulary) -> list[dict[str, str]]:
+    """What the model of one seed writes after the beginning of a row, by the definition and without dropout.
+
+    Args:
+        parameters: parameters [1, ...] in float32 on the CPU, so that the random stream is the same everywhere.
+        vocabulary: of the model.
+
+    Returns:
+        For each prompt the words as the model reads them, its most probable next tokens one after another, and tokens
+        drawn at temperature 1 by a fixed random stream. A text is of `NEW_TOKENS` tokens or ends with `<eos>`.
+    """
+    tokens = torch.tensor([[BOS, *ids] for ids in vocabulary.encode(PROMPTS)])
+    length = tokens.shape[1]
+    greedy, sampled = (_continued(parameters, tokens, stream) for stream in (None, random_stream(0, "samples", 0)))
+    return [
+        {
+            "prompt": _text(vocabulary, prompt[1:]),
+            "greedy": _text(vocabulary, best[length:]),
+            "sampled": _text(vocabulary, drawn[length:]),
+        }
+        for prompt, best, drawn in zip(tokens.tolist(), greedy.tolist(), sampled.tolist(), strict=True)
+    ]
+
+
+def _continued(parameters: Parameters, tokens: Tensor, stream: torch.Generator | None) -> Tensor:
+    """Tokens [B, T] with `NEW_TOKENS` more: the most probable, or, given a stream, drawn."""
+    with torch.no_grad():
+        for _ in range(NEW_TOKENS):
+            last = logits(parameters, tokens[None])[0, :, -1]  # all positions again each time: they are few
+            last[:, [PAD, BOS]] = float("-inf")
+            if stream is None:
+                following = last.argmax(-1, keepdim=True)
+            else:
+                following = torch.multinomial(last.softmax(-1), 1, generator=stream)
+            tokens = torch.cat([tokens, following], dim=1)
+    return tokens
+
+
+def _text(vocabulary: Vocabulary, ids: list[int]) -> str:
+    end = ids.index(EOS) + 1 if EOS in ids else len(ids)
+    return " ".join(vocabulary.tokens[id_] for id_ in ids[:end])

@@ -1,0 +1,68 @@
+"""Looks into one depth's best weights: overfitting, `<unk>`, context, gradients, samples of text.
+
+Writes metrics/diagnostics/<depth>.json.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from newllm.config import load_config
+from newllm.data.vocabulary import Vocabulary
+from newllm.errors import UserError
+from newllm.files import sha256, write_json
+from newllm.training.device import DTYPES, choose_device, describe
+from newllm.training.diagnostics import GRADIENT_WINDOWS, sample_windows, seed_diagnostics, targets_by_position
+from newllm.training.samples import continuations
+from newllm.training.trained import check_val_losses, load_tokens, load_trained, stacks
+from stages import run
+
+TRAIN, VALIDATION = (Path(f"data/windows/{split}.npy") for split in ("train", "validation"))
+VOCABULARY = Path("data/vocabulary.json")
+
+
+def main() -> None:
+    """Reads models/<depth>/, the vocabulary and the windows of the training and validation splits."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num-layers", type=int, required=True)
+    num_layers = parser.parse_args().num_layers
+    folder = Path("models") / str(num_layers)
+    parameters, record = load_trained(folder, num_layers, load_config(Path("params.yaml")))
+    windows = load_tokens(TRAIN)
+    if sha256(TRAIN) != record.data_sha256:
+        raise UserError(f"{TRAIN}: not the windows that {folder} was trained on; run `dvc repro train@{num_layers}`")
+    vocabulary = Vocabulary.load(VOCABULARY)
+    if len(vocabulary) != record.shape.vocabulary_size:
+        raise UserError(
+            f"{VOCABULARY}: found {len(vocabulary)} tokens, expected the {record.shape.vocabulary_size} of {folder}; "
+            "run `dvc repro build_vocabulary` to write it again"
+        )
+    device = choose_device(record.precision)
+    validation = load_tokens(VALIDATION).to(device)
+    sample = sample_windows(windows, len(validation)).to(device)
+    batch_size, dtype = record.parameters["train"]["batch_size"], DTYPES[record.precision]
+    figures: list[dict[str, Any]] = []
+    for rows, stack in stacks(parameters, device):
+        seeds = [result.seed for result in record.seeds[rows]]
+        figures += seed_diagnostics(record.shape, stack, seeds, (sample, validation), batch_size, dtype)
+    check_val_losses(folder, record, [seed["val_loss"] for seed in figures])
+    diagnostics = {
+        "num_layers": num_layers,
+        "device": describe(device),
+        "precision": record.precision,
+        "train_windows": len(sample),
+        "val_windows": len(validation),
+        "gradient_windows": min(len(sample), GRADIENT_WINDOWS),
+        **targets_by_position(validation),
+        "seeds": figures,
+        "samples": {
+            "seed": record.seeds[0].seed,
+            "texts": continuations({name: value[:1] for name, value in parameters.items()}, vocabulary),
+        },
+    }
+    # in a list, which DVC does not take for figures to compare
+    write_json(Path("metrics/diagnostics") / f"{num_layers}.json", {"diagnostics": [diagnostics]})
+
+
+if __name__ == "__main__":
+    run(main)
