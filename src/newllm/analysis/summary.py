@@ -142,7 +142,7 @@ def _find(results: Sequence[DepthResult], depth: int, parameter: str) -> DepthRe
     depths = ", ".join(str(result.num_layers) for result in results)
     raise UserError(
         f"parameter {parameter}: found {depth}, which is not among the depths of this report ({depths}); "
-        f"set it to one of them, or add {depth} to the depths of train, evaluate and report in dvc.yaml "
+        f"set it to one of them, or add {depth} to the depths of train, evaluate, diagnose and report in dvc.yaml "
         f"and run `dvc repro`"
     )
 
