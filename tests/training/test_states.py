@@ -186,11 +186,8 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(content[:-100] + bytes([content[-100] ^ 1]) + content[-99:])
     elif how == "short":
         path.write_bytes(content[: len(content) // 2])
-    elif how == "empty":
-        path.write_bytes(b"")
     else:
-        path.unlink()
-        path.mkdir()
+        path.write_bytes(b"")
 
 
 @pytest.mark.parametrize("how", ["flipped", "short", "empty"])
@@ -346,6 +343,41 @@ os.kill(os.getpid(), signal.SIGKILL)
         pass
 
 
+KILLED_WITHIN_A_WRITE = """
+import os, pathlib, signal, sys
+from newllm.training import states
+from tests.training import test_states
+
+folder, point, count = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+calls = 0
+
+def killing(original):
+    def function(first, *arguments, **options):
+        global calls
+        calls += 1
+        if calls == count:
+            if point == "half of the file":
+                os.ftruncate(first, os.fstat(first).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(first, *arguments, **options)
+    return function
+
+owner, name = {"rename": (pathlib.Path, "replace"), "removal": (pathlib.Path, "unlink")}.get(point, (os, "fsync"))
+setattr(owner, name, killing(getattr(owner, name)))
+states.LARGEST_SHARE = float("inf")
+test_states.run(folder, test_states.PATIENT, stack_size=3)
+"""
+
+
+@pytest.mark.parametrize("point", ["half of the file", "fsync", "rename", "removal"])
+def test_killed_within_a_write(tmp_path: Path, point: str) -> None:
+    for count in (2, 4):  # the first fsync and rename are those of identity.json
+        command = [sys.executable, "-c", KILLED_WITHIN_A_WRITE, tmp_path, point, str(count)]
+        done = subprocess.run(command, cwd=ROOT, env=with_library(), check=False)
+        assert done.returncode == -signal.SIGKILL
+    assert_same(run(tmp_path, PATIENT, stack_size=3), train(SHAPE, 0.1, PATIENT, DATA, stack_size=3))
+
+
 def with_library() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
 
@@ -499,3 +531,34 @@ def test_stale_states_are_listed_and_removed(
         listed("--remove", "--all")
         assert listed().keys() == {"used"}
         assert generations(used.folder)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_on_a_gpu_it_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str) -> None:
+    """Before and after captures, with seeds that leave the stack; equal beyond rounding."""
+    data = DATA[0].cuda(), DATA[1].cuda()
+    config = settings(precision=precision, epochs=12, patience=3, base_learning_rate=0.01)
+    expected = train(SHAPE, 0.1, config, data)
+    for steps in (15, 43, 22):
+        with monkeypatch.context() as patch, pytest.raises(Killed), kept(tmp_path) as where:
+            killed_at_step(patch, steps)
+            train(SHAPE, 0.1, config, data, states=where)
+    with kept(tmp_path) as where:
+        found = train(SHAPE, 0.1, config, data, states=where)
+    losses = [[row.val_loss for row in run.curves if row.epoch <= 6] for run in (found, expected)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.cuda
+def test_a_signal_does_not_wait_for_what_the_gpu_has_yet_to_compute(tmp_path: Path) -> None:
+    where = kept(tmp_path, every=1000)
+    with pytest.raises(SystemExit), where:
+        where.keep([], [[0]], StackState({"flat": torch.arange(3.0, device="cuda")}, {"epoch": 1}))
+        torch.cuda._sleep(20 * 10**9)  # about ten seconds
+        start = time.monotonic()
+        sys.exit(143)
+    assert time.monotonic() - start < 3
+    state = decode(generations(where.folder)[0], where._hash)
+    assert state.stack
+    assert state.stack.tensors["flat"].tolist() == [0, 1, 2]
