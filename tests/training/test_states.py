@@ -369,9 +369,15 @@ test_states.run(folder, test_states.PATIENT, stack_size=3)
 """
 
 
-@pytest.mark.parametrize("point", ["half of the file", "fsync", "rename", "removal"])
-def test_killed_within_a_write(tmp_path: Path, point: str) -> None:
-    for count in (2, 4):  # the first fsync and rename are those of identity.json
+@pytest.mark.parametrize(
+    (
+        "point",
+        "counts",
+    ),  # the first fsync and rename are those of identity.json; then each file's is before its folder's
+    [("half of the file", (2, 4)), ("fsync", (2, 3)), ("rename", (2, 3)), ("removal", (1, 2))],
+)
+def test_killed_within_a_write(tmp_path: Path, point: str, counts: tuple[int, int]) -> None:
+    for count in counts:
         command = [sys.executable, "-c", KILLED_WITHIN_A_WRITE, tmp_path, point, str(count)]
         done = subprocess.run(command, cwd=ROOT, env=with_library(), check=False)
         assert done.returncode == -signal.SIGKILL
