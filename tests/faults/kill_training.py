@@ -3,7 +3,7 @@
     python tests/faults/kill_training.py [--kills 25] [--seed 0]
 
 Runs the stage train@1 in a copy of the project with a small generated corpus, writing a state after every epoch and
-without regard to the time that writing takes, so that many kills fall into a write.
+without regard to the time that writing takes. Every second kill waits for the next write to begin.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
         outcomes: list[str] = []
         trainings = 1
         while len(outcomes) < options.kills:
-            outcome = killed(project, moments)
+            outcome = killed(project, moments.uniform(0, 1.5), within_a_write=len(outcomes) % 2 == 1)
             if outcome is None:
                 assert_same(trained(project), expected)
                 trainings += 1
@@ -83,8 +83,8 @@ def trained(project: Project) -> tuple[bytes, list[str]]:
     return weights, [row.rsplit(",", 1)[0] for row in rows]
 
 
-def killed(project: Project, moments: random.Random) -> str | None:
-    """Kills the stage at a random moment of its training; tells what that met, or None if the stage had ended."""
+def killed(project: Project, delay: float, within_a_write: bool) -> str | None:
+    """Kills the stage some seconds after training began; tells what that met, or None if the stage had ended."""
     process = subprocess.Popen(
         ["python", "-c", STAGE], cwd=project.folder, env=environment(), stdout=subprocess.PIPE, text=True
     )
@@ -92,7 +92,9 @@ def killed(project: Project, moments: random.Random) -> str | None:
     for line in process.stdout:
         if "parameters, fp32" in line:  # the last line before training
             break
-    time.sleep(moments.uniform(0, 1.5))
+    time.sleep(delay)
+    while within_a_write and not [*project.folder.glob("checkpoints/*/unfinished")] and process.poll() is None:
+        pass
     os.kill(process.pid, signal.SIGKILL)
     process.stdout.read()
     if process.wait() == 0:
