@@ -99,6 +99,7 @@ def test_study_defaults() -> None:
         "context_dim": 256,
         "hidden_size": 512,
         "dropout": 0.1,
+        "residual": False,
     }
     assert values["train"]["seeds"] == [0, 1, 2, 3, 4]
     assert values["train"]["gradient_clipping"] == [[1, 0.5], [11, 1.0], [31, 2.0]]
@@ -107,6 +108,7 @@ def test_study_defaults() -> None:
         "batch_size": 2048,
         "base_learning_rate": 1e-4,
         "base_batch_size": 32,
+        "warmup_epochs": 0,
         "precision": "fp16",
         "patience": 30,
         "min_improvement": 0.001,

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 PARAMETERS: dict[str, Any] = {
-    "model": {"embedding_dim": 256, "context_dim": 256, "hidden_size": 512, "dropout": 0.1},
+    "model": {"embedding_dim": 256, "context_dim": 256, "hidden_size": 512, "dropout": 0.1, "residual": False},
     "train": {
         "seeds": [0, 1, 2, 3, 4],
         "epochs": 150,
         "batch_size": 2048,
         "base_learning_rate": 1e-4,
         "base_batch_size": 32,
+        "warmup_epochs": 0,
         "precision": "fp16",
         "gradient_clipping": [[1, 0.5], [11, 1.0], [31, 2.0]],
         "patience": 30,

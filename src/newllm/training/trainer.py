@@ -16,6 +16,7 @@ from newllm.model.definition import ModelShape, Parameters, initial_parameters
 from newllm.model.gradients import losses_and_gradients
 from newllm.model.scan import pieces_for
 from newllm.model.streams import Dropout, dropout_keys, dropout_masks, random_stream
+from newllm.training.batches import lengths, longest_first
 from newllm.training.device import DTYPES
 from newllm.training.early_stopping import EarlyStopping
 from newllm.training.evaluation import PAD_ID, loss_and_accuracy
@@ -23,7 +24,7 @@ from newllm.training.graphs import Graphs
 from newllm.training.loss_scaling import LossScaler
 from newllm.training.progress import Progress
 from newllm.training.results import EpochRow, SeedResult, Training
-from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
+from newllm.training.schedules import max_gradient_norm, scaled_learning_rate, warm_up
 from newllm.training.stack import Adam, cast, clipping, flatten, unflatten
 from newllm.training.totals import EpochTotals
 
@@ -146,6 +147,8 @@ class StackTrainer:
     ) -> None:
         self.shape, self.dropout, self.config, self.progress = shape, dropout, config, progress
         self.windows, self.validation = windows
+        self.lengths = lengths(self.windows, PAD_ID)
+        self.validation = self.validation[lengths(self.validation, PAD_ID).argsort(descending=True, stable=True)]
         self.device, self.dtype = self.windows.device, DTYPES[config.precision]
         self.seeds = list(seeds)
         self.phase = start.phase if start else 0
@@ -157,6 +160,7 @@ class StackTrainer:
         self.best = {seed: self.flat[index].clone() for index, seed in enumerate(seeds)}
         self.stopping = {seed: EarlyStopping(config.patience, config.min_improvement) for seed in seeds}
         self.curves: dict[int, list[EpochRow]] = {seed: [] for seed in seeds}
+        self.steps_per_epoch = math.ceil(len(self.windows) / config.batch_size)
         self.steps_done = 0
         self.step = torch.zeros(1, dtype=torch.int32, device=self.device)
         self.position = torch.zeros(1, dtype=torch.int64, device=self.device)  # in the order of an epoch
@@ -200,6 +204,7 @@ class StackTrainer:
             self.order[row].copy_(
                 torch.randperm(count, generator=random_stream(seed, "shuffling", epoch + PHASE * self.phase))
             )
+        self.order.copy_(longest_first(self.order, self.lengths, self.config.batch_size))
         self.position.zero_()
         self.max_norm.fill_(max_gradient_norm(self.config.gradient_clipping, epoch))
         self.totals.clear()
@@ -241,15 +246,17 @@ class StackTrainer:
         batch = self.windows[rows]
         counts = (batch[:, :, 1:] != PAD_ID).sum((1, 2)).clamp(min=1)
         scale = self.scaler.scale
+        parameters = cast(self.flat, self.shape, self.dtype)
         losses, gradients = losses_and_gradients(
-            cast(self.flat, self.shape, self.dtype), batch, PAD_ID, scale / counts, self._dropout(size), self.dtype
+            parameters, batch, PAD_ID, scale / counts, self._dropout(size), self.dtype, self.shape.residual
         )
         gradient = flatten(gradients, self.shape)
         if self.learns is not None:
             gradient *= self.learns
         norm = gradient.norm(dim=1) / scale
         finite = norm.isfinite()
-        self.adam.step(self.flat, gradient, clipping(norm, self.max_norm) / scale, finite)
+        rate_factor = warm_up(self.step, self.config.warmup_epochs * self.steps_per_epoch)
+        self.adam.step(self.flat, gradient, clipping(norm, self.max_norm) / scale, finite, rate_factor)
         failed = self.scaler.update(finite) | ~losses.isfinite()
         self.totals.add(losses, counts, norm, failed)
         self.position += size
@@ -266,7 +273,7 @@ class StackTrainer:
 
     def _validate(self) -> None:
         parameters = cast(self.flat, self.shape, self.dtype)
-        scores = loss_and_accuracy(parameters, self.validation, self.config.batch_size, self.dtype)
+        scores = loss_and_accuracy(parameters, self.validation, self.config.batch_size, self.dtype, self.shape.residual)
         self.scores.copy_(torch.stack(scores))
 
     def _check(self, epoch: int, failed_steps: list[float], val_losses: list[float]) -> None:
