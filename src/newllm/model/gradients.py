@@ -1,5 +1,7 @@
 """Losses and gradients of a stack of seeds on one batch: the whole of what training computes of the model."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ def losses_and_gradients(
     dropout: Dropout | None = None,
     dtype: torch.dtype = torch.float32,
     residual: bool = False,
+    needed: Sequence[int] | None = None,
 ) -> tuple[Tensor, Parameters]:
     """Cross-entropy summed over the targets, and the gradients of scale * loss.
 
@@ -28,6 +31,8 @@ def losses_and_gradients(
         dropout: which hidden units to drop; None: no dropout.
         dtype: type of the matrix products.
         residual: whether hidden layers from the second on add to the one before.
+        needed: for each position as many windows as `rows_needed` says or more; the others are not computed there.
+            None: as many as it says on a CPU, all elsewhere, where the host would wait for the device.
 
     Returns:
         Loss of each seed in nats, not scaled [S], and gradients by the parameters' names [S, ...].
@@ -35,7 +40,8 @@ def losses_and_gradients(
     windows = padded(windows, ignored, dtype)
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     with torch.enable_grad():
-        needed = rows_needed(windows, ignored)
+        if needed is None and windows.is_cpu:
+            needed = rows_needed(windows, ignored)
         hidden = hidden_states(leaves, windows[:, :, :-1], dropout, dtype, residual, needed)
     losses, _, head = cross_entropy(leaves, hidden, windows[:, :, 1:], ignored, scale)
     assert head is not None  # noqa: S101 (a scale was given)

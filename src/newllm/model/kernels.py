@@ -64,16 +64,16 @@ def _dropped(keys, step, seed, place, row, column, first_column, width, threshol
 
 
 # positions are not multiples of anything: without this there would be a variant for each way to be aligned
-@triton.jit(do_not_specialize=["place"], do_not_specialize_on_alignment=["tokens", "needed"])
+@triton.jit(do_not_specialize=["place", "needed"], do_not_specialize_on_alignment=["tokens"])
 def _linear_kernel(
-    x, w, out, addend, table, tokens, positive, sums, before, second, needed, keys, step,
+    x, w, out, addend, table, tokens, positive, sums, before, second, keys, step,
     width, depth,
     x_seed, x_row, w_seed, w_k, w_n, out_seed, out_row, addend_seed, addend_row,
     table_seed, tokens_seed, tokens_row, positive_seed, positive_row, sums_seed,
-    before_seed, before_row, second_seed, second_row, needed_seed,
-    place, threshold, scale,
+    before_seed, before_row, second_seed, second_row,
+    needed, place, threshold, scale,
     ADDEND: tl.constexpr, ROWS: tl.constexpr, RELU: tl.constexpr, DROPOUT: tl.constexpr, POSITIVE: tl.constexpr,
-    SUMS: tl.constexpr, RESIDUAL: tl.constexpr, UNMASKED: tl.constexpr, NEEDED: tl.constexpr,
+    SUMS: tl.constexpr, RESIDUAL: tl.constexpr, UNMASKED: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -86,13 +86,12 @@ def _linear_kernel(
     inside = (column < width)[None, :]
     target = out + seed * out_seed + (row[:, None] * out_row + column[None, :])
     second_target = second + seed * second_seed + (row[:, None] * second_row + column[None, :])
-    if NEEDED:
-        if tile_m * BLOCK_M >= tl.load(needed + seed * needed_seed):
-            nothing = tl.zeros((BLOCK_M, BLOCK_N), dtype=out.dtype.element_ty)
-            tl.store(target, nothing, mask=inside)
-            if RESIDUAL or UNMASKED:
-                tl.store(second_target, nothing, mask=inside)
-            return
+    if tile_m * BLOCK_M >= needed:
+        nothing = tl.zeros((BLOCK_M, BLOCK_N), dtype=out.dtype.element_ty)
+        tl.store(target, nothing, mask=inside)
+        if RESIDUAL or UNMASKED:
+            tl.store(second_target, nothing, mask=inside)
+        return
     # loads beyond the edge read something else; what comes of it is not stored
     safe_column = column if EVEN_N else tl.minimum(column, width - 1)
     x_tile = x + seed * x_seed + (row[:, None] * x_row + k[None, :])
@@ -154,7 +153,7 @@ def linear(
     sums: Tensor | None = None,
     residual: tuple[Tensor, Tensor] | None = None,
     unmasked: Tensor | None = None,
-    needed: Tensor | None = None,
+    needed: int | None = None,
     lanes: int = 1,
 ) -> None:
     """out = x @ w + addend + rows, through relu and dropout, or masked.
@@ -171,7 +170,7 @@ def linear(
         sums: added to, the sums of `out` over B before it is rounded; made by `linear_sums`.
         residual: hidden units [S, B, N], and where their sum with `out` is written, both contiguous in N.
         unmasked: written [S, B, N], what `positive` masks.
-        needed: how many rows to compute [S]; in tiles beyond, `out` and its likes become 0. None: all.
+        needed: how many rows to compute; in tiles beyond, `out` and its likes become 0. None: all.
         lanes: how many lanes share the GPU.
     """
     num_seeds, batch, depth = x.shape
@@ -187,19 +186,18 @@ def linear(
     grid = (batch // block_m * triton.cdiv(width, block_n), num_seeds)
     _linear_kernel[grid](
         x, w, out, none if addend is None else addend, table, tokens, hidden, none if sums is None else sums,
-        before, second, none if needed is None else needed,
+        before, second,
         none if drawn is None else drawn.keys, none if drawn is None else drawn.step,
         width, depth,
         _apart(x), x.stride(1), _apart(w), w.stride(1), w.stride(2), _apart(out), out.stride(1),
         0 if addend is None else _apart(addend), 0 if addend is None else addend.stride(1),
         _apart(table), _apart(tokens), tokens.stride(1), _apart(hidden), hidden.stride(1),
         0 if sums is None else _apart(sums),
-        _apart(before), before.stride(1), _apart(second), second.stride(1), 0 if needed is None else _apart(needed),
-        place, 0 if drawn is None else drawn.threshold, factor,
+        _apart(before), before.stride(1), _apart(second), second.stride(1),
+        batch if needed is None else needed, place, 0 if drawn is None else drawn.threshold, factor,
         ADDEND=0 if addend is None else addend.dim() - 1, ROWS=rows is not None, RELU=relu, DROPOUT=drawn is not None,
         POSITIVE=positive is not None, SUMS=sums is not None, RESIDUAL=residual is not None,
-        UNMASKED=unmasked is not None, NEEDED=needed is not None,
-        EVEN_N=width % block_n == 0, EVEN_K=depth % block_k == 0,
+        UNMASKED=unmasked is not None, EVEN_N=width % block_n == 0, EVEN_K=depth % block_k == 0,
         BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
@@ -243,11 +241,11 @@ def _tile(lanes: int) -> tuple[int, int, int, int, int]:
     return next(tile for least, tile in TILES.items() if lanes >= least)
 
 
-@triton.jit(do_not_specialize_on_alignment=["needed"])
+@triton.jit(do_not_specialize=["needed"])
 def _gates_forward_kernel(
-    gates, previous, gamma, beta, context, state, needed,
-    width, context_dim, gates_seed, gates_row, context_seed, state_seed, gamma_seed, beta_seed, needed_seed,
-    LIMIT: tl.constexpr, EPS: tl.constexpr, NEEDED: tl.constexpr, BLOCK: tl.constexpr,
+    gates, previous, gamma, beta, context, state,
+    width, context_dim, gates_seed, gates_row, context_seed, state_seed, gamma_seed, beta_seed, needed,
+    LIMIT: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed, row = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -256,12 +254,11 @@ def _gates_forward_kernel(
     gate = gates + seed * gates_seed + row * gates_row + column
     place = seed * context_seed + row * context_dim + column
     state_place = state + seed * state_seed + row * context_dim + column
-    if NEEDED:
-        if row >= tl.load(needed + seed * needed_seed):
-            nothing = tl.zeros((BLOCK,), dtype=tl.float32)
-            tl.store(context + place, nothing, mask=inside)
-            tl.store(state_place, nothing.to(state.dtype.element_ty), mask=inside)
-            return
+    if row >= needed:
+        nothing = tl.zeros((BLOCK,), dtype=tl.float32)
+        tl.store(context + place, nothing, mask=inside)
+        tl.store(state_place, nothing.to(state.dtype.element_ty), mask=inside)
+        return
     _, _, _, _, normed, _ = _mix_and_norm(gate, previous + place, width, context_dim, inside, EPS)
     scale = tl.load(gamma + seed * gamma_seed + column, mask=inside, other=0.0)
     shift = tl.load(beta + seed * beta_seed + column, mask=inside, other=0.0)
@@ -290,7 +287,7 @@ def gates_forward(
     beta: Tensor,
     context: Tensor,
     state: Tensor,
-    needed: Tensor | None = None,
+    needed: int | None = None,
 ) -> None:
     """context = clamp(LayerNorm(f * previous + i * d)), and its copy in the type of the products.
 
@@ -300,24 +297,24 @@ def gates_forward(
         gamma, beta: LayerNorm's parameters [S, C], or [S, blocks, -] where each block is normalised on its own.
         context: written [S, B, C], with the strides of `previous`.
         state: written [S, B, C].
-        needed: how many rows to compute [S], the others become 0; None: all.
+        needed: how many rows to compute, the others become 0; None: all.
     """
     num_seeds, batch, context_dim = previous.shape
     width = gamma.shape[-1]
     _gates_forward_kernel[(batch, num_seeds, context_dim // width)](
-        gates, previous, gamma, beta, context, state, gates if needed is None else needed,
+        gates, previous, gamma, beta, context, state,
         width, context_dim, gates.stride(0), gates.stride(1), context.stride(0), state.stride(0),
-        gamma.stride(0), beta.stride(0), 0 if needed is None else needed.stride(0),
-        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, NEEDED=needed is not None, BLOCK=triton.next_power_of_2(width),
+        gamma.stride(0), beta.stride(0), batch if needed is None else needed,
+        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, BLOCK=triton.next_power_of_2(width),
         num_warps=GATE_WARPS,
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize_on_alignment=["needed"])
+@triton.jit(do_not_specialize=["needed"])
 def _gates_backward_kernel(
-    d_context, gates, previous, gamma, beta, d_gates, carry, sums, needed,
+    d_context, gates, previous, gamma, beta, d_gates, carry, sums,
     width, context_dim, gates_seed, gates_row, context_seed, d_context_seed, gamma_seed, beta_seed, sums_seed,
-    needed_seed, LIMIT: tl.constexpr, EPS: tl.constexpr, NEEDED: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    needed, LIMIT: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed = tl.program_id(1).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -327,17 +324,16 @@ def _gates_backward_kernel(
     shift = tl.load(beta + seed * beta_seed + column, mask=inside, other=0.0)
     kind = d_gates.dtype.element_ty
     first = tl.program_id(0) * ROWS
-    if NEEDED:
-        if first >= tl.load(needed + seed * needed_seed):
-            nothing = tl.zeros((BLOCK,), dtype=tl.float32)
-            for index in range(ROWS):
-                row = first.to(tl.int64) + index
-                d_gate = d_gates + seed * gates_seed + row * gates_row + column
-                tl.store(d_gate, nothing.to(kind), mask=inside)
-                tl.store(d_gate + context_dim, nothing.to(kind), mask=inside)
-                tl.store(d_gate + 2 * context_dim, nothing.to(kind), mask=inside)
-                tl.store(carry + seed * d_context_seed + row * context_dim + column, nothing, mask=inside)
-            return
+    if first >= needed:
+        nothing = tl.zeros((BLOCK,), dtype=tl.float32)
+        for index in range(ROWS):
+            row = first.to(tl.int64) + index
+            d_gate = d_gates + seed * gates_seed + row * gates_row + column
+            tl.store(d_gate, nothing.to(kind), mask=inside)
+            tl.store(d_gate + context_dim, nothing.to(kind), mask=inside)
+            tl.store(d_gate + 2 * context_dim, nothing.to(kind), mask=inside)
+            tl.store(carry + seed * d_context_seed + row * context_dim + column, nothing, mask=inside)
+        return
     # each program has its own sums and adds to them at every position: no atomics, so no random order
     total = sums + seed * sums_seed + tl.program_id(0) * 5 * context_dim + column
     sum_gamma = tl.load(total, mask=inside, other=0.0)
@@ -391,7 +387,7 @@ def gates_backward(
     d_gates: Tensor,
     carry: Tensor,
     sums: Tensor,
-    needed: Tensor | None = None,
+    needed: int | None = None,
 ) -> None:
     """The way back through `gates_forward`.
 
@@ -402,15 +398,15 @@ def gates_backward(
         carry: written [S, B, C], the gradient that reaches the previous context through the forget gate, with the
             strides of `d_context`.
         sums: added to, the gradients of gamma, beta and the three gates' biases; made by `gate_sums`.
-        needed: how many rows to compute [S], rounded up to `GATE_ROWS`; the others become 0. None: all.
+        needed: how many rows to compute, rounded up to `GATE_ROWS`; the others become 0. None: all.
     """
     num_seeds, batch, context_dim = previous.shape
     width = gamma.shape[-1]
     _gates_backward_kernel[(batch // GATE_ROWS, num_seeds, context_dim // width)](
-        d_context, gates, previous, gamma, beta, d_gates, carry, sums, gates if needed is None else needed,
+        d_context, gates, previous, gamma, beta, d_gates, carry, sums,
         width, context_dim, gates.stride(0), gates.stride(1), previous.stride(0), d_context.stride(0),
-        gamma.stride(0), beta.stride(0), sums.stride(0), 0 if needed is None else needed.stride(0),
-        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, NEEDED=needed is not None, ROWS=GATE_ROWS,
+        gamma.stride(0), beta.stride(0), sums.stride(0), batch if needed is None else needed,
+        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS,
         BLOCK=triton.next_power_of_2(width), num_warps=GATE_WARPS,
     )  # fmt: skip
 

@@ -25,7 +25,7 @@ def linear(
     sums: Tensor | None = None,
     residual: tuple[Tensor, Tensor] | None = None,
     unmasked: Tensor | None = None,
-    needed: Tensor | None = None,
+    needed: int | None = None,
     lanes: int = 1,
 ) -> None:
     """out = x @ w + addend + rows, through relu and dropout, or masked.
@@ -42,10 +42,10 @@ def linear(
         sums: added to, the sums of `out` over B; made by `linear_sums`.
         residual: hidden units [S, B, N], and where their sum with `out` is written [S, B, N].
         unmasked: written [S, B, N], what `positive` masks.
-        needed: how many rows to compute [S], the others become 0; None: all. Saves time on a CPU alone.
+        needed: how many rows to compute, the others become 0; None: all.
         lanes: of no consequence here.
     """
-    count = _count(needed, x)
+    count = x.shape[1] if needed is None else needed
     if count < x.shape[1]:
         _zero_beyond(count, out, residual[1] if residual else None, unmasked)
         x, out = x[:, :count], out[:, :count]
@@ -80,11 +80,6 @@ def linear(
         sums[:, 0] += out.sum(1, dtype=sums.dtype)
 
 
-def _count(needed: Tensor | None, x: Tensor) -> int:
-    """How many of the rows [S, B, ...] to compute; all where asking would make the host wait for the device."""
-    return x.shape[1] if needed is None or not x.is_cpu else int(needed.max())
-
-
 def _zero_beyond(count: int, *written: Tensor | None) -> None:
     for tensor in written:
         if tensor is not None:
@@ -110,7 +105,7 @@ def gates_forward(
     beta: Tensor,
     context: Tensor,
     state: Tensor,
-    needed: Tensor | None = None,
+    needed: int | None = None,
 ) -> None:
     """context = clamp(LayerNorm(f * previous + i * d)), and its copy in the type of the products.
 
@@ -121,9 +116,9 @@ def gates_forward(
         beta: LayerNorm's shift, like `gamma`.
         context: written [S, B, C].
         state: written [S, B, C]; may be `context` itself.
-        needed: how many rows to compute [S], the others become 0; None: all.
+        needed: how many rows to compute, the others become 0; None: all.
     """
-    count = _count(needed, gates)
+    count = gates.shape[1] if needed is None else needed
     if count < gates.shape[1]:
         _zero_beyond(count, context, state)
         gates, previous, context, state = (x[:, :count] for x in (gates, previous, context, state))
@@ -145,7 +140,7 @@ def gates_backward(
     d_gates: Tensor,
     carry: Tensor,
     sums: Tensor,
-    needed: Tensor | None = None,
+    needed: int | None = None,
 ) -> None:
     """The way back through `gates_forward`.
 
@@ -158,9 +153,9 @@ def gates_backward(
         d_gates: written, the gradient of `gates` [S, B, 3C].
         carry: written [S, B, C], the gradient that reaches the previous context through the forget gate.
         sums: added to, the gradients of gamma, beta and the three gates' biases; made by `gate_sums`.
-        needed: how many rows to compute [S], the others become 0; None: all.
+        needed: how many rows to compute, the others become 0; None: all.
     """
-    count = _count(needed, gates)
+    count = gates.shape[1] if needed is None else needed
     if count < gates.shape[1]:
         _zero_beyond(count, d_gates, carry)
         d_context, gates, previous = d_context[:, :count], gates[:, :count], previous[:, :count]

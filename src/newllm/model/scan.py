@@ -14,7 +14,7 @@ CUDA each seed's recurrence is a lane, a stream of its own: one seed's small ker
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -77,21 +77,23 @@ def padded(windows: Tensor, ignored: int, dtype: torch.dtype) -> Tensor:
     return pad(windows, (0, 0, 0, -windows.shape[1] % multiple), value=ignored)
 
 
-def rows_needed(windows: Tensor, ignored: int) -> Tensor:
+def rows_needed(windows: Tensor, ignored: int) -> list[int]:
     """How many windows of a batch, from the first to the last that has a target at a position or after it.
 
-    The others need not be computed there. The fewest are needed if the longest windows come first.
+    The others need not be computed there. The fewest are needed if the longest windows come first. The host waits for
+    the device.
 
     Args:
         windows: ids [S, B, T + 1].
         ignored: the target that counts nowhere.
 
     Returns:
-        Counts [S, T] of type int32.
+        For each of the T positions the largest count of all seeds.
     """
     places = torch.arange(1, windows.shape[1] + 1, dtype=torch.int32, device=windows.device)
-    last = torch.where(windows[:, :, 1:] != ignored, places[:, None], 0).amax(1)
-    return last.flip(1).cummax(1).values.flip(1)
+    last = torch.where(windows[:, :, 1:] != ignored, places[:, None], 0).amax((0, 1))
+    counts: list[int] = last.flip(0).cummax(0).values.flip(0).tolist()
+    return counts
 
 
 def hidden_states(
@@ -100,7 +102,7 @@ def hidden_states(
     dropout: Dropout | None = None,
     dtype: torch.dtype = torch.float32,
     residual: bool = False,
-    needed: Tensor | None = None,
+    needed: Sequence[int] | None = None,
 ) -> Tensor:
     """The last hidden layer h^L at every position; the definition's `logits` without the output layer.
 
@@ -110,7 +112,8 @@ def hidden_states(
         dropout: which hidden units to drop; None: no dropout.
         dtype: type of the matrix products; the context, gates and LayerNorm stay in the parameters' own type.
         residual: whether hidden layers from the second on add to the one before.
-        needed: `rows_needed` [S, T]; beyond them hidden states are any finite numbers. None: all are needed.
+        needed: for each position as many as `rows_needed` or more; beyond them hidden states are any finite numbers.
+            None: all.
 
     Returns:
         Hidden states [S, T, B, H] of type `dtype`.
@@ -140,7 +143,7 @@ def _forward(
     dropout: Dropout | None,
     residual: bool,
     tokens: Tensor,
-    needed: Tensor | None,
+    needed: Sequence[int] | None,
     table: Tensor,
     gamma: Tensor,
     beta: Tensor,
@@ -177,8 +180,8 @@ def _forward(
             outputs, sums = ([h[seeds, t if h.shape[1] == length else 0] for h in hs] for hs in (active, hidden))
             draws = [(dropout.of(seeds), layer * length + t) if dropout else None for layer in range(num_layers)]
             state, rows = states[seeds, now], (table[seeds], tokens[seeds, :, t])
-            of_lane: Any = {"needed": None if needed is None else needed[seeds, t]}
-            shared: Any = of_lane | {"lanes": num_seeds}
+            count = needed[t] if needed else None
+            shared: Any = {"needed": count, "lanes": num_seeds}
             pieces.linear(state, weights[0][seeds].mT, outputs[0], rows=rows, relu=True, dropout=draws[0], **shared)
             for layer in range(1, num_layers):
                 pieces.linear(
@@ -200,7 +203,7 @@ def _forward(
                 beta[seeds],
                 contexts[seeds, then],
                 states[seeds, then],
-                **of_lane,
+                count,
             )
 
     pieces.in_lanes(num_seeds, lane)
@@ -220,13 +223,14 @@ class _Scan(torch.autograd.Function):
         dropout: Dropout | None,
         residual: bool,
         tokens: Tensor,
-        needed: Tensor | None,
+        needed: Sequence[int] | None,
         table: Tensor,
         *rest: Tensor,
     ) -> Tensor:
         last, kept = _forward(dropout, residual, tokens, needed, table, *rest, keeps_all=True)
         ctx.num_layers = len(rest[2:]) // 2
-        ctx.save_for_backward(tokens, needed, *rest[: 3 + ctx.num_layers], *kept)
+        ctx.needed = needed
+        ctx.save_for_backward(tokens, *rest[: 3 + ctx.num_layers], *kept)
         ctx.residual = residual
         ctx.scale = dropout.scale if dropout else 1.0
         ctx.vocabulary_size = table.shape[1]
@@ -235,7 +239,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (d_last,) = gradients
-        tokens, needed, gamma, beta, *rest = ctx.saved_tensors
+        tokens, gamma, beta, *rest = ctx.saved_tensors
         num_layers = ctx.num_layers
         weights, (gates, contexts, states, *kept) = rest[: num_layers + 1], rest[num_layers + 1 :]
         active = kept[:num_layers]
@@ -254,8 +258,8 @@ class _Scan(torch.autograd.Function):
         def lane(seeds: slice) -> None:
             of_one, of_above = [None if d is None else d[seeds] for d in d_hidden]
             for t in reversed(range(length)):
-                of_lane: Any = {"needed": None if needed is None else needed[seeds, t]}
-                shared: Any = of_lane | {"lanes": num_seeds}
+                count = ctx.needed[t] if ctx.needed else None
+                shared: Any = {"needed": count, "lanes": num_seeds}
                 pieces.gates_backward(
                     d_context[seeds],
                     gates[seeds, t],
@@ -265,7 +269,7 @@ class _Scan(torch.autograd.Function):
                     d_gates[seeds, t],
                     carry[seeds],
                     gate_sums[seeds],
-                    **of_lane,
+                    count,
                 )
                 d_output = d_gates[seeds, t]
                 for layer in reversed(range(num_layers)):
