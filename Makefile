@@ -1,12 +1,12 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test repro bench lint clean
+.PHONY: help setup demo test repro bench lint states clean-states clean
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 
 help: ## what there is to make
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):[^#]*## /\1|/' | awk -F'|' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 .venv/installed: requirements.lock
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=...")'
@@ -30,6 +30,12 @@ bench: setup ## speed: plain loop, this trainer and torch's LSTM side by side
 
 lint: setup ## ruff and mypy
 	@ruff check . && ruff format --check . && mypy
+
+states: setup ## lists the states of trainings that were killed, and whether they can go on
+	@PYTHONPATH=src python -m newllm.training.stale_states
+
+clean-states: setup ## removes states of other code than that in src; with ALL=1 all that no training uses
+	@PYTHONPATH=src python -m newllm.training.stale_states --remove $(if $(ALL),--all)
 
 clean: ## removes what demo and tests left; the environment, data and results stay
 	rm -rf build .pytest_cache .hypothesis .mypy_cache .ruff_cache

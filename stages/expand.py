@@ -7,8 +7,10 @@ first two have to be compared with.
 
 import argparse
 import math
+import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,8 +25,9 @@ from newllm.model.growth import grow, grown_shape, is_new
 from newllm.training.checkpoint import TrainingRecord, load, save
 from newllm.training.device import DTYPES, choose_device, describe
 from newllm.training.evaluation import loss_and_accuracy
-from newllm.training.provenance import git_state
+from newllm.training.provenance import git_state, identity
 from newllm.training.results import Training
+from newllm.training.states import States, folder_of_states
 from newllm.training.trainer import Start, train
 from stages import run
 
@@ -54,8 +57,22 @@ def main() -> None:
     print(f"{name}: {shape.num_params:,} parameters, {config.train.precision}, {describe(device)}")
     places = [Path("models/expand") / name, Path("plots/expand") / f"{name}.csv"]
     places.append(Path("metrics/expand") / f"{name}.json")
-    with atomic_path(places[0]) as new_weights, atomic_path(places[1]) as new_curves, atomic_path(places[2]) as new:
-        training = train(shape, config.model.dropout, config.train, (windows[0], windows[1]), start=start)
+    files = [Path(f"data/windows/{split}.npy") for split in ("train", "validation")]
+    states = States(
+        folder_of_states(os.environ, Path.cwd()),
+        f"expand@{name}",
+        identity(_sections(config), shape, files, device, (start.parameters, start.learns, start.phase)),
+        config.checkpoint.every,
+    )
+    with (
+        states,
+        atomic_path(places[0]) as new_weights,
+        atomic_path(places[1]) as new_curves,
+        atomic_path(places[2]) as new,
+    ):
+        training = train(
+            shape, config.model.dropout, config.train, (windows[0], windows[1]), start=start, states=states
+        )
         if start.learns is not None:
             check_frozen(start, training.parameters)
         save(new_weights, training, _record(config, shape, device, training, record.data_sha256))
@@ -118,10 +135,9 @@ def _record(
     config: Config, shape: ModelShape, device: torch.device, training: Training, data_sha256: str
 ) -> TrainingRecord:
     commit, dirty = git_state(Path.cwd())
-    sections = {name: getattr(config, name).model_dump() for name in ("model", "train", "expand")}
     return TrainingRecord(
         shape=shape,
-        parameters=sections,
+        parameters=_sections(config),
         data_sha256=data_sha256,
         device=describe(device),
         precision=config.train.precision,
@@ -130,6 +146,10 @@ def _record(
         git_dirty=dirty,
         seeds=training.results,
     )
+
+
+def _sections(config: Config) -> dict[str, Any]:
+    return {name: getattr(config, name).model_dump() for name in ("model", "train", "expand")}
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """Trains one depth with all seeds: models/<depth>/ and plots/curves/<depth>.csv."""
 
 import argparse
+import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,8 +15,9 @@ from newllm.files import atomic_path, sha256, write_csv
 from newllm.model.definition import ModelShape
 from newllm.training.checkpoint import TrainingRecord, save
 from newllm.training.device import choose_device, describe
-from newllm.training.provenance import git_state
+from newllm.training.provenance import git_state, identity
 from newllm.training.results import Training
+from newllm.training.states import States, folder_of_states
 from newllm.training.trainer import train
 from stages import run
 
@@ -49,8 +52,16 @@ def main() -> None:
     windows = tuple(torch.from_numpy(array.astype("int32")).to(device) for array in arrays)
     print(f"depth {num_layers}: {shape.num_params:,} parameters, {config.train.precision}, {describe(device)}")
     weights, curves = Path("models") / str(num_layers), Path("plots/curves") / f"{num_layers}.csv"
-    with atomic_path(weights) as new_weights, atomic_path(curves) as new_curves:  # fails now if it must, not at the end
-        training = train(shape, model.dropout, config.train, (windows[0], windows[1]))
+    files = [WINDOWS / f"{split}.npy" for split in ("train", "validation")]
+    states = States(
+        folder_of_states(os.environ, Path.cwd()),
+        f"train@{num_layers}",
+        identity(_sections(config), shape, files, device),
+        config.checkpoint.every,
+    )
+    # fails now if it must, not at the end
+    with states, atomic_path(weights) as new_weights, atomic_path(curves) as new_curves:
+        training = train(shape, model.dropout, config.train, (windows[0], windows[1]), states=states)
         save(new_weights, training, _record(config, shape, device, training))
         write_csv(new_curves, [asdict(row) for row in training.curves])
 
@@ -59,7 +70,7 @@ def _record(config: Config, shape: ModelShape, device: torch.device, training: T
     commit, dirty = git_state(Path.cwd())
     return TrainingRecord(
         shape=shape,
-        parameters={"model": config.model.model_dump(exclude={"num_layers"}), "train": config.train.model_dump()},
+        parameters=_sections(config),
         data_sha256=sha256(WINDOWS / "train.npy"),
         device=describe(device),
         precision=config.train.precision,
@@ -68,6 +79,10 @@ def _record(config: Config, shape: ModelShape, device: torch.device, training: T
         git_dirty=dirty,
         seeds=training.results,
     )
+
+
+def _sections(config: Config) -> dict[str, Any]:
+    return {"model": config.model.model_dump(exclude={"num_layers"}), "train": config.train.model_dump()}
 
 
 if __name__ == "__main__":

@@ -114,6 +114,12 @@ class ExpandConfig(_Section):
     joint_norm: bool
 
 
+class CheckpointConfig(_Section):
+    """When a training writes its state: after every so many epochs. It changes no result, so no stage depends on it."""
+
+    every: Count
+
+
 class StudyConfig(_Section):
     """What the report compares with."""
 
@@ -127,6 +133,7 @@ class Config(_Section):
     model: ModelConfig
     train: TrainConfig
     expand: ExpandConfig
+    checkpoint: CheckpointConfig
     study: StudyConfig
 
 

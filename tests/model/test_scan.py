@@ -79,7 +79,8 @@ def test_loss_and_gradients_equal_the_definition(
 
 def test_rows_needed_are_those_up_to_the_last_with_a_target_from_here_on() -> None:
     windows = torch.tensor([[[2, 5, 5, 5], [2, 5, 0, 0], [2, 0, 5, 0], [2, 0, 0, 0]], [[2, 0, 0, 0]] * 4])
-    assert rows_needed(windows, PAD).tolist() == [[3, 3, 1], [0, 0, 0]]
+    assert rows_needed(windows, PAD) == [3, 3, 1]
+    assert rows_needed(windows[1:], PAD) == [0, 0, 0]
 
 
 def test_rows_that_are_not_needed_take_no_time_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

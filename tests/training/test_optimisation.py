@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from newllm.model.definition import ModelShape, initial_parameters
-from newllm.training.batches import lengths, longest_first
+from newllm.training.batches import lengths, longest_first, rows_of_any_batch
 from newllm.training.early_stopping import EarlyStopping
 from newllm.training.loss_scaling import INITIAL_SCALE, SMALLEST_SCALE, LossScaler
 from newllm.training.schedules import max_gradient_norm, scaled_learning_rate, warm_up
@@ -139,6 +139,7 @@ def test_batches_keep_their_windows_and_have_the_longest_first() -> None:
     assert lengths(windows, 0).tolist() == [1, 3, 2, 3, 0]
     order = torch.tensor([[0, 1, 2, 3, 4], [4, 2, 0, 3, 1]])
     assert longest_first(order, lengths(windows, 0), 3).tolist() == [[1, 2, 0, 3, 4], [2, 0, 4, 3, 1]]
+    assert rows_of_any_batch(order, lengths(windows, 0), 3, 4) == [3, 2, 2, 0]
     generator = torch.Generator().manual_seed(0)
     order = torch.stack([torch.randperm(100, generator=generator) for _ in range(3)])
     found = longest_first(order, torch.randint(0, 9, (100,), generator=generator), 32)

@@ -302,7 +302,7 @@ def test_a_gpu_with_little_memory_trains_fewer_seeds_at_once(capsys: pytest.Capt
     on_gpu = torch.randint(1, 1000, (512, 64), generator=generator).int().cuda()
     config = settings(precision="fp16", epochs=1, batch_size=512, base_learning_rate=0.001, seeds=[0, 1, 2, 3])
     expected = train(shape, 0.1, config, (on_gpu, on_gpu))
-    trainer._free_memory()
+    trainer.free_memory()
     share = 1.2 * 2**30 / torch.cuda.get_device_properties(0).total_memory
     try:
         torch.cuda.set_per_process_memory_fraction(share)

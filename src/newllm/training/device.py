@@ -1,5 +1,6 @@
 """Where to train, and in which precision."""
 
+import gc
 import time
 
 import torch
@@ -50,6 +51,42 @@ def _product_rate() -> float:
         left @ right
         count += 1
     return count * 2 * 2048 * 512 * 512 / elapsed
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the device had no memory left; an error in the middle of a capture may hide it behind another."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__context__
+    return error is not None
+
+
+def free_memory() -> None:
+    """Gives back what nothing refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def too_large(shape: ModelShape, batch_size: int, device: torch.device) -> str:
+    """What to tell who has too little memory for one seed with batches of `batch_size` windows."""
+    figures = ""
+    if device.type == "cuda":
+        needed = torch.cuda.max_memory_allocated(device) / 2**30
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
+        figures = f" (it took {needed:.1f} GiB and wanted more; {free:.1f} of {total:.1f} GiB are free)"
+    return (
+        f"one seed of {shape.num_layers} layers at train.batch_size = {batch_size} needs more memory than the "
+        f"device has{figures}. Lower train.batch_size, or free the memory that other programs use"
+    )
+
+
+def wait_for(device: torch.device) -> None:
+    """Waits until the device has done all it was given, in short turns so that a signal is seen meanwhile."""
+    if device.type == "cuda":
+        done = torch.cuda.Event()
+        done.record()
+        while not done.query():
+            time.sleep(0.001)
 
 
 def describe(device: torch.device) -> str:

@@ -23,6 +23,7 @@ class Progress:
             total=epochs * rounds * steps, desc=self._title, unit="step", disable=not terminal, dynamic_ncols=True
         )
         self._done = 0
+        self._resumed = 0  # steps that an earlier run has done
 
     def __enter__(self) -> Self:
         return self
@@ -48,12 +49,16 @@ class Progress:
         if self._bar.disable and (epoch in (1, self._epochs) or now - self._last_line >= LINE_INTERVAL):
             self._last_line = now
             total = self._bar.total or 1
-            left = (now - self._started) * (total - self._done) / self._done
+            left = (now - self._started) * (total - self._done) / (self._done - self._resumed)
             print(f"{self._title}, seeds {_listed(seeds)}: {text}, {_duration(left)} left", flush=True)
 
     def split(self, epochs: int) -> None:
         """A stack is trained as two, one after the other."""
         self._bar.total = (self._bar.total or 0) + epochs * self._steps
+
+    def resume(self, epochs: int) -> None:
+        """A run that was killed has trained the first epochs of this stack; they took no time now."""
+        self._resumed = self._done = self._bar.initial = self._bar.n = epochs * self._steps
 
     def skip(self, epochs: int) -> None:
         """Epochs that early stopping has spared."""

@@ -1,10 +1,10 @@
 """The training loop over a stack of seeds."""
 
-import gc
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,16 +16,18 @@ from newllm.model.definition import ModelShape, Parameters, initial_parameters
 from newllm.model.gradients import losses_and_gradients
 from newllm.model.scan import pieces_for
 from newllm.model.streams import Dropout, dropout_keys, dropout_masks, random_stream
-from newllm.training.batches import lengths, longest_first
-from newllm.training.device import DTYPES
+from newllm.training.batches import lengths, longest_first, rows_of_any_batch
+from newllm.training.device import DTYPES, free_memory, is_out_of_memory, too_large, wait_for
 from newllm.training.early_stopping import EarlyStopping
-from newllm.training.evaluation import PAD_ID, loss_and_accuracy
+from newllm.training.evaluation import PAD_ID, batches_by_length, of_batches
 from newllm.training.graphs import Graphs
 from newllm.training.loss_scaling import LossScaler
 from newllm.training.progress import Progress
 from newllm.training.results import EpochRow, SeedResult, Training
 from newllm.training.schedules import max_gradient_norm, scaled_learning_rate, warm_up
 from newllm.training.stack import Adam, cast, clipping, flatten, unflatten
+from newllm.training.state import StackState, State
+from newllm.training.states import States
 from newllm.training.totals import EpochTotals
 
 PHASE = 10**9  # epochs and steps between the random streams of two phases
@@ -59,6 +61,7 @@ def train(
     windows: tuple[Tensor, Tensor],
     stack_size: int | None = None,
     start: Start | None = None,
+    states: States | None = None,
 ) -> Training:
     """Trains one depth with all seeds.
 
@@ -71,6 +74,7 @@ def train(
             batched product's rounding could depend on the size of the stack. A stack that does not fit into the
             device's memory is halved.
         start: what to go on from. Default: fresh parameters.
+        states: where the state is kept, and found if the same training was killed. Default: nowhere.
 
     Raises:
         UserError: not even one seed fits, or a loss is not finite and loss scaling cannot cure it.
@@ -78,54 +82,36 @@ def train(
     size = stack_size or (len(config.seeds) if windows[0].is_cuda else 1)
     waiting = [config.seeds[first : first + size] for first in range(0, len(config.seeds), size)]
     steps = math.ceil(len(windows[0]) / config.batch_size)
-    trained = []
+    state = (states and states.resume()) or State([], waiting, None)
+    trained, waiting, begun = list(state.finished), list(state.waiting), state.stack
     with Progress(shape.num_layers, config.epochs, len(waiting), steps) as progress:
         while waiting:
-            seeds = waiting.pop(0)
+            seeds, resumed, begun = waiting.pop(0), begun, None
             try:
                 begin = start and start.of([config.seeds.index(seed) for seed in seeds])
-                trained.append(StackTrainer(shape, dropout, config, windows, seeds, progress, begin).run())
+                keep = partial(states.keep, trained, [seeds, *waiting]) if states else None
+                stack = StackTrainer(shape, dropout, config, windows, seeds, progress, begin).run(resumed, keep)
+                trained = [*trained, stack]
+                if states:
+                    states.keep(trained, [*waiting])
                 continue
             except Exception as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if len(seeds) == 1:
-                    raise UserError(_too_large(shape, config, windows[0].device)) from error
+                    raise UserError(too_large(shape, config.batch_size, windows[0].device)) from error
             # outside of the handler: the error's traceback holds on to the tensors
             half = (len(seeds) + 1) // 2
             waiting[:0] = [seeds[:half], seeds[half:]]
+            if states:
+                states.keep(trained, [*waiting])
             progress.split(config.epochs)
-            _free_memory()
+            free_memory()
             print(f"{shape.num_layers} layers: {len(seeds)} seeds at once need more memory than there is; now {half}")
     return Training(
         {name: torch.cat([one.parameters[name] for one in trained]) for name in trained[0].parameters},
         [row for one in trained for row in one.curves],
         [result for one in trained for result in one.results],
-    )
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether the device had no memory left; an error in the middle of a capture may hide it behind another."""
-    while error is not None and not isinstance(error, torch.OutOfMemoryError):
-        error = error.__context__
-    return error is not None
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _too_large(shape: ModelShape, config: TrainConfig, device: torch.device) -> str:
-    figures = ""
-    if device.type == "cuda":
-        needed = torch.cuda.max_memory_allocated(device) / 2**30
-        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
-        figures = f" (it took {needed:.1f} GiB and wanted more; {free:.1f} of {total:.1f} GiB are free)"
-    return (
-        f"one seed of {shape.num_layers} layers at train.batch_size = {config.batch_size} needs more memory than the "
-        f"device has{figures}. Lower train.batch_size, or free the memory that other programs use"
     )
 
 
@@ -146,11 +132,12 @@ class StackTrainer:
         start: Start | None = None,
     ) -> None:
         self.shape, self.dropout, self.config, self.progress = shape, dropout, config, progress
-        self.windows, self.validation = windows
+        self.windows = windows[0]
         self.lengths = lengths(self.windows, PAD_ID)
-        self.validation = self.validation[lengths(self.validation, PAD_ID).argsort(descending=True, stable=True)]
+        self.validation = batches_by_length(windows[1], config.batch_size)
         self.device, self.dtype = self.windows.device, DTYPES[config.precision]
         self.seeds = list(seeds)
+        self.epoch = 0  # the last that has ended
         self.phase = start.phase if start else 0
         self.flat = flatten(start.parameters if start else initial_parameters(shape, seeds), shape).to(self.device)
         self.learns = flatten(start.learns, shape).to(self.device) if start and start.learns else None  # [1, P], 0 or 1
@@ -168,6 +155,7 @@ class StackTrainer:
         self.max_norm = torch.zeros((), device=self.device)
         self.draws_in_kernels = pieces_for(self.flat.new_empty(0, dtype=self.dtype)) is not plain
         self.graphs = Graphs(enabled=self.draws_in_kernels and self.device.type == "cuda")
+        self.needed = [0] * (self.windows.shape[1] - 1)  # for each position, windows of a batch to compute
         self._set_stack()
 
     def _set_stack(self) -> None:
@@ -178,10 +166,16 @@ class StackTrainer:
         self.keys = dropout_keys(self.seeds, self.device, self.phase)
         self.graphs.clear()
 
-    def run(self) -> Training:
-        """Trains until the last epoch or until all seeds have stopped."""
-        order = list(self.seeds)
-        for epoch in range(1, self.config.epochs + 1):
+    def run(self, resumed: StackState | None = None, keep: Callable[[StackState], None] | None = None) -> Training:
+        """Trains until the last epoch or until all seeds have stopped.
+
+        Args:
+            resumed: a state of a stack of the same seeds to go on from.
+            keep: gets the state after every epoch but the last.
+        """
+        if resumed:
+            self._restore(resumed)
+        for epoch in range(self.epoch + 1, self.config.epochs + 1):
             rows = self._epoch(epoch)
             self._keep_best(epoch, rows)
             going_on = [i for i, seed in enumerate(self.seeds) if not self.stopping[seed].is_exhausted(epoch)]
@@ -190,12 +184,42 @@ class StackTrainer:
             if not self.seeds:
                 self.progress.skip(self.config.epochs - epoch)
                 break
-        best = torch.stack([self.best[seed] for seed in order]).cpu()
+            self.epoch = epoch
+            if keep and epoch < self.config.epochs:
+                keep(self._state())
         return Training(
-            unflatten(best, self.shape),
-            [row for seed in order for row in self.curves[seed]],
-            [self._result(seed) for seed in order],
+            unflatten(torch.stack(list(self.best.values())).cpu(), self.shape),
+            [row for curve in self.curves.values() for row in curve],
+            [self._result(seed) for seed in self.best],
         )
+
+    def _state(self) -> StackState:
+        """Copies of all that the epochs to come depend on, and the results so far; nothing waits for the device."""
+        tensors = {"best": torch.stack(list(self.best.values()))}
+        for owner, names in self._tensors_of_state():
+            tensors |= {name: getattr(owner, name).clone() for name in names}
+        values = {name: getattr(self, name) for name in ("epoch", "seeds", "steps_done")}
+        values["stopping"] = [dict(vars(stopping)) for stopping in self.stopping.values()]
+        values["curves"] = [[vars(row) for row in curve] for curve in self.curves.values()]
+        return StackState(tensors, values)
+
+    def _restore(self, state: StackState) -> None:
+        """Before the first epoch: graphs go on reading the tensors that were here when they were captured."""
+        for owner, names in self._tensors_of_state():
+            for name in names:
+                setattr(owner, name, state.tensors[name].to(self.device, copy=True))
+        for seed, best, stopping, curve in zip(
+            self.best, state.tensors["best"], state.values["stopping"], state.values["curves"], strict=True
+        ):
+            self.best[seed].copy_(best)
+            vars(self.stopping[seed]).update(stopping)
+            self.curves[seed] = [EpochRow(**row) for row in curve]
+        self.epoch, self.seeds, self.steps_done = (state.values[name] for name in ("epoch", "seeds", "steps_done"))
+        self._set_stack()
+        self.progress.resume(self.epoch)
+
+    def _tensors_of_state(self) -> list[tuple[object, tuple[str, ...]]]:
+        return [(self, ("flat", "step")), (self.adam, ("first", "second", "steps")), (self.scaler, ("scale", "streak"))]
 
     def start_epoch(self, epoch: int) -> None:
         """Shuffles and sets what changes from epoch to epoch."""
@@ -205,6 +229,11 @@ class StackTrainer:
                 torch.randperm(count, generator=random_stream(seed, "shuffling", epoch + PHASE * self.phase))
             )
         self.order.copy_(longest_first(self.order, self.lengths, self.config.batch_size))
+        needed = rows_of_any_batch(self.order, self.lengths, self.config.batch_size, len(self.needed))
+        if any(now > before for now, before in zip(needed, self.needed, strict=True)):
+            # with room for the batches of the epochs to come: what is captured has these numbers in it
+            self.needed = [min(count + self.config.batch_size // 32, self.config.batch_size) for count in needed]
+            self.graphs.clear()
         self.position.zero_()
         self.max_norm.fill_(max_gradient_norm(self.config.gradient_clipping, epoch))
         self.totals.clear()
@@ -225,7 +254,7 @@ class StackTrainer:
         for first in range(0, len(self.windows), self.config.batch_size):
             self.next_step(min(self.config.batch_size, len(self.windows) - first))
         self.validate()
-        # the one place in an epoch where the host waits for the device
+        wait_for(self.device)  # the one place in an epoch where the host does
         values = torch.stack([*self.totals.means(), *self.scores, self.scaler.scale.double()]).T.tolist()
         seconds = time.perf_counter() - start
         self._check(epoch, [row[2] for row in values], [row[3] for row in values])
@@ -248,7 +277,14 @@ class StackTrainer:
         scale = self.scaler.scale
         parameters = cast(self.flat, self.shape, self.dtype)
         losses, gradients = losses_and_gradients(
-            parameters, batch, PAD_ID, scale / counts, self._dropout(size), self.dtype, self.shape.residual
+            parameters,
+            batch,
+            PAD_ID,
+            scale / counts,
+            self._dropout(size),
+            self.dtype,
+            self.shape.residual,
+            None if batch.is_cpu else [min(count, size) for count in self.needed],
         )
         gradient = flatten(gradients, self.shape)
         if self.learns is not None:
@@ -273,7 +309,7 @@ class StackTrainer:
 
     def _validate(self) -> None:
         parameters = cast(self.flat, self.shape, self.dtype)
-        scores = loss_and_accuracy(parameters, self.validation, self.config.batch_size, self.dtype, self.shape.residual)
+        scores = of_batches(parameters, self.validation, self.dtype, self.shape.residual)
         self.scores.copy_(torch.stack(scores))
 
     def _check(self, epoch: int, failed_steps: list[float], val_losses: list[float]) -> None:

@@ -1,0 +1,224 @@
+"""States of trainings that have not ended, so that a killed training goes on where it was.
+
+A training has a folder of its own, named by its stage and by a hash of everything that determines its result, so that
+a state is never taken for another training. In it:
+
+    identity.json            what the hash is of, for people
+    lock                     held by the process that trains, which the kernel lets go of when the process ends
+    <number>-<sha256>.safetensors    the last two states; the name holds the checksum, so that one rename completes both
+    unfinished               a state that is being written
+
+DVC deletes a stage's outputs before the stage runs, so the folder is no output.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from newllm.errors import UserError
+from newllm.files import write_json
+from newllm.training.provenance import digest
+from newllm.training.results import Training
+from newllm.training.state import StackState, State, decode, encode, where
+
+FOLDER_VARIABLE = "NEWLLM_STATES"
+IDENTITY = "identity.json"
+GENERATIONS = 2
+LONGEST_UNWRITTEN = 300.0  # seconds; where epochs are long, no more than this and an epoch is lost
+LARGEST_SHARE = 0.05  # of the time may be spent on writing; where epochs are short, fewer states are written
+
+
+def folder_of_states(environment: Mapping[str, str], project: Path) -> Path:
+    """Where states lie: `checkpoints` in the project, or the folder that the environment names.
+
+    Raises:
+        UserError: the environment names a relative path, which an experiment in a copy would take for one in the copy.
+    """
+    named = environment.get(FOLDER_VARIABLE)
+    if not named:
+        return project / "checkpoints"
+    if not Path(named).is_absolute():
+        raise UserError(f"{FOLDER_VARIABLE}: found {named}, expected an absolute path; set it to one, or unset it")
+    return Path(named)
+
+
+class States:
+    """Keeps the states of one training; a context that holds the training's lock.
+
+    On leaving it without an error the states are removed, on a signal (SystemExit, KeyboardInterrupt) the last epoch's
+    is written. Errors of the disk are OSError and name the path; the states before stay as they are.
+    """
+
+    def __init__(self, root: Path, stage: str, identity: Mapping[str, Any], every: int) -> None:
+        """Nothing is touched yet.
+
+        Args:
+            root: the folder of all states.
+            stage: the DVC stage's name.
+            identity: everything that determines the result, see `identity`.
+            every: epochs between two states that are written.
+        """
+        self.stage, self._identity, self._every = stage, identity, every
+        self._hash = digest({"stage": stage, **identity})
+        self.folder = root / f"{stage}-{self._hash[:16]}"
+        self._last: tuple[State, torch.cuda.Event | None] | None = None
+        self._unwritten = 0  # epochs
+        self._written_at = time.monotonic()
+        self._cost = 0.0  # seconds that the last write took
+
+    def __enter__(self) -> Self:
+        self._lock = _locked(self.folder, self.stage)
+        with _naming(self.folder / IDENTITY):
+            write_json(self.folder / IDENTITY, {"stage": self.stage, **self._identity})
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        with _signals_ignored():
+            if kind is not None and issubclass(kind, SystemExit | KeyboardInterrupt):
+                self._write_last()
+            if kind is None or not generations(self.folder):
+                shutil.rmtree(self.folder, ignore_errors=True)  # results are written; what stays does no harm
+            os.close(self._lock)
+
+    def resume(self) -> State | None:
+        """The last whole state on the disk, or None; says which, and names and removes damaged ones."""
+        found = generations(self.folder)
+        for path in reversed(found):
+            try:
+                state = decode(path, self._hash)
+            except (OSError, ValueError) as error:
+                print(f"{path}: damaged ({error}), so it is removed; looking for the state before", flush=True)
+                path.unlink()
+                continue
+            print(f"{self.stage}: going on {where(state)}", flush=True)
+            return state
+        if found:
+            print(f"{self.stage}: no state is whole; the training starts anew", flush=True)
+        return None
+
+    def keep(self, finished: Sequence[Training], waiting: Sequence[list[int]], stack: StackState | None = None) -> None:
+        """Takes the state after an epoch, whose tensors must not change any more, and writes it if it is time."""
+        state = State(finished, waiting, stack)
+        copied = None
+        if stack and stack.tensors["flat"].is_cuda:
+            copied = torch.cuda.Event()
+            copied.record()
+        self._last = state, copied
+        self._unwritten += 1
+        elapsed = time.monotonic() - self._written_at
+        is_due = self._unwritten >= self._every or elapsed >= LONGEST_UNWRITTEN
+        if is_due and self._cost <= LARGEST_SHARE * elapsed:
+            self._write(state, copied)
+
+    def _write_last(self) -> None:
+        if self._last and self._unwritten:
+            self._write(*self._last)
+        if generations(self.folder):
+            place = where(self._last[0]) if self._last else "as before"
+            print(f"{self.stage}: ended by a signal; `dvc repro` goes on {place}", flush=True)
+        else:
+            print(f"{self.stage}: ended by a signal within the first epoch; nothing to go on from", flush=True)
+
+    def _write(self, state: State, copied: torch.cuda.Event | None) -> None:
+        began = time.monotonic()
+        content = encode(state, copied, self._hash)
+        earlier = generations(self.folder)
+        number = int(earlier[-1].name.split("-")[0]) + 1 if earlier else 1
+        path = self.folder / f"{number:08}-{hashlib.sha256(content).hexdigest()}.safetensors"
+        beside = self.folder / "unfinished"
+        try:
+            with _naming(beside):
+                with beside.open("wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                beside.replace(path)
+                _sync_folder(self.folder)
+        except OSError:
+            with suppress(OSError):
+                beside.unlink(missing_ok=True)  # room for others
+            raise
+        for old in earlier[: 1 - GENERATIONS]:
+            old.unlink()
+        self._unwritten, self._written_at = 0, time.monotonic()
+        self._cost = self._written_at - began
+
+
+def generations(folder: Path) -> list[Path]:
+    """The states in a training's folder, the last one last; whether they are whole is not looked at."""
+    return sorted(folder.glob("*-*.safetensors"))
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process trains with the states in `folder`."""
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(lock)
+    return False
+
+
+def _locked(folder: Path, stage: str) -> int:
+    """Makes the folder and takes its lock, which holds until the descriptor is closed or the process ends."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            process = os.read(lock, 20).decode() or "unknown"
+            os.close(lock)
+            raise UserError(
+                f"{folder}: process {process} trains {stage} already; wait for it, or end it and run again"
+            ) from None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), (folder / "lock").stat()):
+                os.ftruncate(lock, 0)
+                os.write(lock, str(os.getpid()).encode())
+                return lock
+        os.close(lock)  # who held it has removed it
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error of writing to an open file does not say which."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+@contextmanager
+def _signals_ignored() -> Iterator[None]:
+    """A second Ctrl-C must not interrupt what the first has begun."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
