@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_TRAINING
+from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_SWITCHES, STUDY_TRAINING
 from newllm.analysis.results import CurveRow, DepthResult
 from newllm.analysis.statistics import Estimate, difference_interval, mean_interval
 from newllm.errors import UserError
@@ -71,7 +71,8 @@ def compare(
     baseline = _find(results, baseline_num_layers, "study.baseline_num_layers")
     recorded = studied.runs.parameters
     data_deviations = _deviations(STUDY_DATA, recorded, {f"data.{name}": v for name, v in data_parameters.items()})
-    training_deviations = _deviations(STUDY_TRAINING, recorded, {}) + _coverage(results)
+    off = {name: value for name, (_, value) in STUDY_SWITCHES.items()}
+    training_deviations = _deviations(STUDY_TRAINING | STUDY_SWITCHES, recorded, off) + _coverage(results)
     return Comparison(tuple(results), studied, baseline, tuple(data_deviations), tuple(training_deviations))
 
 
