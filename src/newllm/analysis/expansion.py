@@ -123,9 +123,9 @@ def _load(base: DepthResult, pattern: str, path: Path, curve_path: Path) -> Grow
     check_means(metrics, run.seeds, path, remedy, "its list")
     by_seed = {seed.seed: seed for seed in run.seeds}
     for base_run in base.runs.seeds:
-        found = by_seed[base_run.seed].base_val_loss
-        if abs(found - base_run.val_loss) > LOSS_TOLERANCE:
-            what = f"found base_val_loss {found:.4f}, but metrics/runs has {base_run.val_loss:.4f}"
+        loss = by_seed[base_run.seed].base_val_loss
+        if abs(loss - base_run.val_loss) > LOSS_TOLERANCE:
+            what = f"found base_val_loss {loss:.4f}, but metrics/runs has {base_run.val_loss:.4f}"
             raise problem(path, f"seed {base_run.seed}: {what}", remedy)
     curve = load_curve(curve_path, base.num_layers, remedy)
     check_curve(curve, run.seeds, curve_path, remedy, str(path))
