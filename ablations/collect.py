@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from newllm.analysis.ablation import Ablation, AblationDepth, AblationsFile, AblationSeed, differing
+from newllm.analysis.ablation import Ablation, AblationDepth, AblationSeed, AblationsFile, differing
 from newllm.analysis.overfitting import plateau_epochs
 from newllm.analysis.published import STUDY_SWITCHES
 from newllm.analysis.results import DepthResult, flatten, load_results

@@ -42,6 +42,7 @@ def final_perplexity(depth: int, seed: int) -> float:
 
 
 def write_all(root: Path, depths: Iterable[int] = (1, 4, 6), **options: Any) -> None:
+    write_data(root)
     for depth in depths:
         write_depth(root, depth, **options)
 
@@ -179,8 +180,7 @@ def write_expand(root: Path, depth: int, pattern: str, gain: float, epochs: int 
 
 
 def write_supplements(root: Path, depths: Iterable[int] = (1, 4, 6)) -> None:
-    """All of it for depths whose results are there."""
-    write_data(root)
+    """Diagnoses and grown contexts of depths whose results are there."""
     for depth in depths:
         write_diagnostics(root, depth)
         if depth in (1, 4):
