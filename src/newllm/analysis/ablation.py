@@ -66,7 +66,10 @@ class Ablation(Record):
     @property
     def words(self) -> str:
         """What is changed, in words."""
-        return ", ".join(f"{STUDY_SWITCHES.get(name, (name,))[0]}: {value}" for name, value in self.changes.items())
+        names = {name: STUDY_SWITCHES.get(name, (name,))[0] for name in self.changes}
+        return ", ".join(
+            names[name] if value is True else f"{names[name]}: {value}" for name, value in self.changes.items()
+        )
 
 
 class AblationsFile(Record):

@@ -16,6 +16,9 @@ from newllm.files import read_json
 TARGET_PPL = 20.5
 """The validation perplexity of the notebook's best complete run (5 layers), a target on its text."""
 
+LARGEST_SIZE = 65_536
+"""As in the schema of params.yaml; a record that says more is not believed."""
+
 
 class _Split(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
@@ -82,7 +85,7 @@ def petaflop_per_epoch(result: DepthResult, data: TrainingData | None) -> float 
     embedding's half of the first layer is a table computed once a step, and counts nothing; nor does validation.
     """
     sizes: Any = [result.runs.parameters.get(f"model.{name}") for name in ("context_dim", "hidden_size")]
-    if data is None or not all(isinstance(size, int) for size in sizes):
+    if data is None or not all(isinstance(size, int) and 0 < size <= LARGEST_SIZE for size in sizes):
         return None
     context, hidden = sizes
     outputs = data.vocabulary_size + 3 * context  # logits, update and the two gates

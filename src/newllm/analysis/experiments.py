@@ -148,7 +148,7 @@ def _effect_row(comparison: Comparison, effect: Effect) -> list[str]:
 
 
 def _on_claim_six(comparison: Comparison, found: Sequence[Effect]) -> str:
-    """An easier way through deep layers does not make a model smaller: what it wins was not lost to overfitting."""
+    """If a change lets a deep model fit the training text better, and others with it, it had not fitted it too well."""
     asked = set(worse_and_deeper(comparison))
     sentences = [_of_change(words, [e for e in found if e.ablation.words == words]) for words in _words(found)]
     helped = [effect for effect in found if effect.is_better and effect.depth.num_layers in asked]
@@ -160,15 +160,15 @@ def _on_claim_six(comparison: Comparison, found: Sequence[Effect]) -> str:
         )
     else:
         shown = listed([f"{effect.depth.num_layers} ({cell(effect.ablation.words)})" for effect in helped])
-        fitted = [effect for effect in helped if effect.train_loss.excludes_zero and effect.train_loss.mean < 0]
-        fit = (
-            "Training loss falls with it, so these models fitted too little"
-            if len(fitted) == len(helped)
-            else "But training loss is not shown to fall with it everywhere"
+        fitted = all(effect.train_loss.excludes_zero and effect.train_loss.mean < 0 for effect in helped)
+        meaning = (
+            "and training loss with it: what is won there had not been lost to overfitting, but to fitting too little"
+            if fitted
+            else "but training loss is not shown to fall with it everywhere, so that this does not decide between "
+            "overfitting and fitting too little"
         )
         sentences.append(
-            "**On claim 6**: a change that only eases optimisation, and takes no capacity away, lowers perplexity at "
-            f"depth {shown}. What it wins there was not lost to overfitting. {fit}."
+            f"**On claim 6**: a change that takes no capacity away lowers perplexity at depth {shown}, {meaning}."
         )
     return " ".join(sentences)
 
