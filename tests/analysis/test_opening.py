@@ -44,6 +44,7 @@ def test_not_distinguished(tmp_path: Path) -> None:
     assert "The shallowest that may be as good has 3 layers." in text
     assert "shallowest" not in paragraph(tmp_path, study(tmp_path, {5: 19.93}))
     together = paragraph(tmp_path, study(tmp_path, dict.fromkeys(PERPLEXITIES, 20.0)))
+    assert "These seeds do not tell it from any other depth (" in together
     assert "the others" not in together
 
 

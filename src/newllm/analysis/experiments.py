@@ -77,7 +77,8 @@ def _following(grown: Sequence[Grown], num_layers: int, families: tuple[Changes,
         for start, base in zip(one.over_seeds("start_val_loss"), one.over_seeds("base_val_loss"), strict=True)
     ]
     if moved:
-        sentences.append(f"Before the first step a grown model is within {max(moved):.1g} nats of its base.")
+        distance = f"within {max(moved):.1g} nats of" if max(moved) else "exactly at the loss of"
+        sentences.append(f"Before the first step a grown model is {distance} its base.")
     for pattern in ("longer", *GROWING):
         if of_pattern(grown, num_layers, pattern) is None:
             continue

@@ -68,7 +68,8 @@ def _certainty(comparison: Comparison) -> str:
             f"{number(nearest, signed=True)}."
         )
     rest = "; the others are shown to be worse" if len(close) < len(family) else ""
-    text = f"These seeds do not tell it from {listed(close)} (adjusted p at least {SIGNIFICANCE:g}){rest}."
+    which = listed(close) if len(close) < len(family) else "any other depth"
+    text = f"These seeds do not tell it from {which} (adjusted p at least {SIGNIFICANCE:g}){rest}."
     if min(close) < best:
         text += f" The shallowest that may be as good has {_layers_of(min(close))}."
     return text
