@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from newllm.analysis.expansion import DEPTHS, PATTERNS
+
 ROOT = Path(__file__).parent.parent
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
@@ -69,6 +71,22 @@ def test_depths_are_the_same_everywhere() -> None:
     for name in ("check_parameters", "report"):
         listed = STAGES[name]["cmd"].split("--num-layers ")[1].split()
         assert listed == [str(depth) for depth in depths]
+
+
+def test_the_report_looks_for_what_expand_writes() -> None:
+    matrix = PIPELINE["stages"]["expand"]["matrix"]
+    assert matrix == {"depth": list(DEPTHS), "pattern": list(PATTERNS)}
+
+
+def test_the_report_waits_for_everything_that_it_reads() -> None:
+    """Each of its folders of results is one in which another stage writes."""
+    written = set()
+    for stage in STAGES.values():
+        outputs = [*stage.get("metrics", []), *stage.get("plots", [])]
+        written |= {str(Path(next(iter(output))).parent) for output in outputs if "${item" in next(iter(output))}
+    folders = {dependency for dependency in STAGES["report"]["deps"] if dependency in written}
+    assert folders == written
+    assert {"metrics/data.json", "ablations/results.json"} <= set(STAGES["report"]["deps"])
 
 
 def test_parameters_are_those_of_the_file() -> None:
