@@ -124,6 +124,7 @@ def stack_trainer(
         batch_size=batch,
         base_learning_rate=LEARNING_RATE,
         base_batch_size=batch,
+        warmup_epochs=0,
         precision=precision,  # type: ignore[arg-type]
         gradient_clipping=[[1, 0.5]],
         patience=1,

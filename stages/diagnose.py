@@ -41,6 +41,7 @@ def main() -> None:
     validation = load_tokens(VALIDATION).to(device)
     sample = sample_windows(windows, len(validation)).to(device)
     batch_size, dtype = record.parameters["train"]["batch_size"], DTYPES[record.precision]
+    residual = record.shape.residual
     figures: list[dict[str, Any]] = []
     for rows, stack in stacks(parameters, device):
         seeds = [result.seed for result in record.seeds[rows]]
@@ -57,7 +58,7 @@ def main() -> None:
         "seeds": figures,
         "samples": {
             "seed": record.seeds[0].seed,
-            "texts": continuations({name: value[:1] for name, value in parameters.items()}, vocabulary),
+            "texts": continuations({name: value[:1] for name, value in parameters.items()}, vocabulary, residual),
         },
     }
     # in a list, which DVC does not take for figures to compare

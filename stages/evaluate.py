@@ -46,7 +46,9 @@ def _scores(parameters: Parameters, record: TrainingRecord, split: str) -> list[
     batch_size = record.parameters["train"]["batch_size"]
     rows: list[dict[str, float]] = []
     for _, stack in stacks(parameters, device):
-        losses, accuracies = loss_and_accuracy(stack, windows, batch_size, DTYPES[record.precision])
+        losses, accuracies = loss_and_accuracy(
+            stack, windows, batch_size, DTYPES[record.precision], record.shape.residual
+        )
         for loss, accuracy in zip(losses.tolist(), accuracies.tolist(), strict=True):
             rows.append({"loss": loss, "ppl": math.exp(loss), "accuracy": accuracy})
     return rows

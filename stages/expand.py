@@ -121,11 +121,12 @@ def _windows(split: str, device: torch.device) -> Tensor:
 
 def _scores(parameters: Parameters, windows: Tensor, config: Config, device: torch.device) -> list[tuple[float, float]]:
     """Loss in nats and accuracy of every seed."""
-    num_seeds = len(config.train.seeds)
+    num_seeds, residual = len(config.train.seeds), config.model.residual
+    batch_size, dtype = config.train.batch_size, DTYPES[config.train.precision]
     rows: list[tuple[float, float]] = []
     for seeds in torch.arange(num_seeds).split(num_seeds if device.type == "cuda" else 1):  # as in training
         stack = {name: value[seeds].to(device) for name, value in parameters.items()}
-        losses, accuracies = loss_and_accuracy(stack, windows, config.train.batch_size, DTYPES[config.train.precision])
+        losses, accuracies = loss_and_accuracy(stack, windows, batch_size, dtype, residual)
         rows += zip(losses.tolist(), accuracies.tolist(), strict=True)
     return rows
 

@@ -4,7 +4,7 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from newllm.analysis import figures, report, results, summary
+from newllm.analysis import figures, headline, report, results, summary, supplements
 from newllm.config import load_config
 from newllm.files import atomic_path, write_csv, write_json
 from stages import run
@@ -20,14 +20,15 @@ def main() -> None:
     comparison = summary.compare(
         loaded, config.model.num_layers, config.study.baseline_num_layers, config.data.model_dump()
     )
+    more = supplements.load_supplements(loaded, Path(), config.data.window, config.data.stride)
     contents = {
-        METRICS / "report.md": report.write_report(comparison).encode(),
-        **{PLOTS / name: picture for name, picture in figures.draw_all(comparison).items()},
+        METRICS / "report.md": report.write_report(comparison, supplements=more).encode(),
+        **{PLOTS / name: picture for name, picture in figures.draw_all(comparison, more).items()},
     }
     curves = summary.learning_curves(loaded)
     depths = summary.perplexity_by_depth(loaded)
     with ExitStack() as places:
-        write_json(places.enter_context(atomic_path(METRICS / "summary.json")), summary.headline(comparison))
+        write_json(places.enter_context(atomic_path(METRICS / "summary.json")), headline.headline(comparison, more))
         write_csv(places.enter_context(atomic_path(PLOTS / "learning_curves.csv")), curves)
         write_csv(places.enter_context(atomic_path(PLOTS / "perplexity_by_depth.csv")), depths)
         for path, content in contents.items():

@@ -35,7 +35,12 @@ def main() -> None:
     device = choose_device(config.train.precision)
     model = config.model
     shape = ModelShape(
-        config.data.vocabulary_size, model.embedding_dim, model.context_dim, model.hidden_size, num_layers
+        config.data.vocabulary_size,
+        model.embedding_dim,
+        model.context_dim,
+        model.hidden_size,
+        num_layers,
+        residual=model.residual,
     )
     arrays = [load_windows(WINDOWS / f"{split}.npy") for split in ("train", "validation")]
     for array, split in zip(arrays, ("train", "validation"), strict=True):

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from newllm.analysis.expansion import DEPTHS, PATTERNS
+
 ROOT = Path(__file__).parent.parent
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 STAGES: dict[str, dict[str, Any]] = {name: stage.get("do", stage) for name, stage in PIPELINE["stages"].items()}
@@ -71,6 +73,22 @@ def test_depths_are_the_same_everywhere() -> None:
         assert listed == [str(depth) for depth in depths]
 
 
+def test_the_report_looks_for_what_expand_writes() -> None:
+    matrix = PIPELINE["stages"]["expand"]["matrix"]
+    assert matrix == {"depth": list(DEPTHS), "pattern": list(PATTERNS)}
+
+
+def test_the_report_waits_for_everything_that_it_reads() -> None:
+    """Each of its folders of results is one in which another stage writes."""
+    written = set()
+    for stage in STAGES.values():
+        outputs = [*stage.get("metrics", []), *stage.get("plots", [])]
+        written |= {str(Path(next(iter(output))).parent) for output in outputs if "${item" in next(iter(output))}
+    folders = {dependency for dependency in STAGES["report"]["deps"] if dependency in written}
+    assert folders == written
+    assert {"metrics/data.json", "ablations/results.json"} <= set(STAGES["report"]["deps"])
+
+
 def test_parameters_are_those_of_the_file() -> None:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     for name, stage in STAGES.items():
@@ -100,6 +118,7 @@ def test_study_defaults() -> None:
         "context_dim": 256,
         "hidden_size": 512,
         "dropout": 0.1,
+        "residual": False,
     }
     assert values["train"]["seeds"] == [0, 1, 2, 3, 4]
     assert values["train"]["gradient_clipping"] == [[1, 0.5], [11, 1.0], [31, 2.0]]
@@ -108,6 +127,7 @@ def test_study_defaults() -> None:
         "batch_size": 2048,
         "base_learning_rate": 1e-4,
         "base_batch_size": 32,
+        "warmup_epochs": 0,
         "precision": "fp16",
         "patience": 30,
         "min_improvement": 0.001,

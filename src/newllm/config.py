@@ -58,13 +58,17 @@ class DataConfig(_Section):
 
 
 class ModelConfig(_Section):
-    """Shape of New-LLM: depth, widths of embedding, context and hidden state, dropout probability."""
+    """Shape of New-LLM: depth, widths of embedding, context and hidden state, dropout probability.
+
+    `residual`: hidden layers from the second on add to the one before.
+    """
 
     num_layers: NumLayers
     embedding_dim: Dimension
     context_dim: Dimension
     hidden_size: Dimension
     dropout: Annotated[float, Field(ge=0, le=0.999)]
+    residual: bool
 
 
 class TrainConfig(_Section):
@@ -75,6 +79,7 @@ class TrainConfig(_Section):
     batch_size: Count
     base_learning_rate: Annotated[float, Field(gt=0)]
     base_batch_size: Count
+    warmup_epochs: Annotated[int, Field(ge=0, le=10**9)]
     precision: Precision
     gradient_clipping: Annotated[list[list[Annotated[float, Field(gt=0)]]], Field(min_length=1)]
     patience: Count

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 PARAMETERS: dict[str, Any] = {
-    "model": {"embedding_dim": 256, "context_dim": 256, "hidden_size": 512, "dropout": 0.1},
+    "model": {"embedding_dim": 256, "context_dim": 256, "hidden_size": 512, "dropout": 0.1, "residual": False},
     "train": {
         "seeds": [0, 1, 2, 3, 4],
         "epochs": 150,
         "batch_size": 2048,
         "base_learning_rate": 1e-4,
         "base_batch_size": 32,
+        "warmup_epochs": 0,
         "precision": "fp16",
         "gradient_clipping": [[1, 0.5], [11, 1.0], [31, 2.0]],
         "patience": 30,
@@ -33,6 +34,8 @@ DATA = {
 STUDENT_975 = {1: 12.706204736, 2: 4.302652730, 4: 2.776445105}
 """t(0.975) by degrees of freedom, from printed tables."""
 
+POSITION_GROUPS = ("", "_full_windows", "_continuing_windows")
+
 
 def final_perplexity(depth: int, seed: int) -> float:
     """Lowest at depth 4, and different for every depth and seed."""
@@ -40,6 +43,7 @@ def final_perplexity(depth: int, seed: int) -> float:
 
 
 def write_all(root: Path, depths: Iterable[int] = (1, 4, 6), **options: Any) -> None:
+    write_data(root)
     for depth in depths:
         write_depth(root, depth, **options)
 
@@ -91,18 +95,112 @@ def write_depth(
     }
     _write_json(root / f"metrics/runs/{depth}.json", {"runs": [record]})
     _write_json(root / f"metrics/layers/{depth}.json", _layer_metrics(depth, runs))
-    curve = root / f"plots/curves/{depth}.csv"
-    curve.parent.mkdir(parents=True, exist_ok=True)
-    header = "num_layers,seed,epoch,train_loss,val_loss,val_ppl,val_accuracy,gradient_norm,loss_scale,seconds"
-    with curve.open("w", newline="") as file:
-        csv.writer(file).writerows([header.split(","), *rows])
+    _write_curve(root / f"plots/curves/{depth}.csv", rows)
+
+
+def write_data(root: Path) -> None:
+    """metrics/data.json, of the study's corpus, as far as the report reads it."""
+    splits = {"train": 51_026, "validation": 5_272, "test": 5_920}
+    _write_json(
+        root / "metrics/data.json",
+        {
+            "vocabulary_size": 1000,
+            **{name: {"windows": windows, "unk_share_pct": 30.6} for name, windows in splits.items()},
+        },
+    )
+
+
+def position_loss(read: int, loss: float, gain_beyond: float = 0.0005) -> float:
+    """Falls steeply over the first ten tokens read and by `gain_beyond` a token after them; alternates a little."""
+    return loss + 1.5 / read - gain_beyond * max(read - 10, 0) + 0.002 * (-1) ** read
+
+
+def write_diagnostics(
+    root: Path, depth: int, train_loss_of: Callable[[int, int], float] | None = None, **positions: float
+) -> None:
+    """metrics/diagnostics/<depth>.json beside the metrics/runs/<depth>.json that is there.
+
+    `train_loss_of` (depth, seed) is without dropout; 0.1 less than validation loss unless given.
+    """
+    runs = json.loads((root / f"metrics/runs/{depth}.json").read_text())["runs"][0]["seeds"]
+    norms = {f"hidden.{layer}.weight": 0.1 * layer for layer in range(1, depth + 1)} | {"output.weight": 1.0}
+    seeds = []
+    for run in runs:
+        val_loss = run["val_loss"]
+        train_loss = train_loss_of(depth, run["seed"]) if train_loss_of else val_loss - 0.1
+        losses = [position_loss(read, val_loss, **positions) for read in range(1, 64)]
+        seeds.append(
+            {
+                "seed": run["seed"],
+                "train_loss_without_dropout": train_loss,
+                "val_loss": val_loss,
+                "gap": val_loss - train_loss,
+                "val_loss_without_unk": val_loss + 0.9,
+                "val_ppl_without_unk": math.exp(val_loss + 0.9),
+                **{f"val_loss_by_position{name}": losses for name in POSITION_GROUPS},
+                "gradient_norms": {"initial": {name: 0.01 * norm for name, norm in norms.items()}, "best": norms},
+            }
+        )
+    record = {
+        "num_layers": depth,
+        "device": "NVIDIA L4",
+        "precision": "fp16",
+        "train_windows": 5272,
+        "val_windows": 5272,
+        "gradient_windows": 2048,
+        **{f"targets_by_position{name}": [900] * 63 for name in POSITION_GROUPS},
+        "seeds": seeds,
+        "samples": {
+            "seed": runs[0]["seed"],
+            "texts": [{"prompt": "he was born", "greedy": "in the <unk> of *the* | `", "sampled": "at _ 1 <eos>"}],
+        },
+    }
+    _write_json(root / f"metrics/diagnostics/{depth}.json", {"diagnostics": [record]})
+
+
+def write_expand(root: Path, depth: int, pattern: str, gain: float, epochs: int = 3, noise: float = 0.01) -> None:
+    """metrics/expand/ and plots/expand/ of one pattern: `gain` below the base's perplexity, seed by seed."""
+    runs = json.loads((root / f"metrics/runs/{depth}.json").read_text())["runs"][0]["seeds"]
+    seeds, rows = [], []
+    for run in runs:
+        perplexity = run["val_ppl"] - gain + noise * (run["seed"] * 2 % 5 - 2)
+        start = math.log(1000) if pattern == "scratch" else run["val_loss"] + 1e-5
+        own = {"val_ppl": perplexity, "val_loss": math.log(perplexity), "test_ppl": perplexity - 1}
+        own |= {"test_loss": math.log(perplexity - 1), "best_epoch": epochs, "epochs_run": epochs}
+        own |= {"stopped_early": False, "start_val_loss": start, "base_val_loss": run["val_loss"]}
+        seeds.append({**run, **own})
+        for epoch in range(1, epochs + 1):
+            value = perplexity + (math.exp(start) - perplexity) * (epochs - epoch) / epochs / epoch
+            rows.append([depth, run["seed"], epoch, 3.1, math.log(value), value, 0.3, 0.5, 1024.0, 1.5])
+    context = 256 if pattern == "longer" else 512
+    num_params = 1_426_152 + 262_656 * (depth - 1) + (0 if pattern == "longer" else 525_056)
+    about = {"pattern": pattern, "context_dim": context, "norm_blocks": context // 256, "device": "NVIDIA L4"}
+    metrics = _layer_metrics(depth, seeds) | {"num_params": num_params, "runs": [about | {"seeds": seeds}]}
+    _write_json(root / f"metrics/expand/{depth}-{pattern}.json", metrics)
+    _write_curve(root / f"plots/expand/{depth}-{pattern}.csv", rows)
+
+
+def write_supplements(root: Path, depths: Iterable[int] = (1, 4, 6)) -> None:
+    """Diagnoses and grown contexts of depths whose results are there."""
+    for depth in depths:
+        write_diagnostics(root, depth)
+        if depth in (1, 4):
+            for pattern, gain in (("freeze", 0.1), ("finetune", 0.5), ("longer", 0.2), ("scratch", 0.4)):
+                write_expand(root, depth, pattern, gain)
 
 
 def change_json(path: Path, change: Callable[[Any], object]) -> None:
     """Rewrites a metrics file after `change` has altered its object (of metrics/runs, the record) in place."""
     value = json.loads(path.read_text())
-    change(value["runs"][0] if "runs" in value else value)
+    change(value["runs"][0] if list(value) == ["runs"] else value)
     path.write_text(json.dumps(value))
+
+
+def _write_curve(path: Path, rows: list[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = "num_layers,seed,epoch,train_loss,val_loss,val_ppl,val_accuracy,gradient_norm,loss_scale,seconds"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header.split(","), *rows])
 
 
 def _layer_metrics(depth: int, runs: list[dict[str, Any]]) -> dict[str, Any]:

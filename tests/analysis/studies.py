@@ -6,6 +6,7 @@ from typing import Any
 
 from newllm.analysis.results import load_results
 from newllm.analysis.summary import Comparison, compare
+from newllm.analysis.supplements import Supplements, load_supplements
 from tests.analysis.metrics_files import DATA, write_all
 
 PERPLEXITIES = {1: 20.25, 2: 20.12, 3: 20.02, 4: 19.90, 5: 20.10, 6: 20.50, 7: 21.70, 8: 23.0}
@@ -25,3 +26,7 @@ def study(
 
 def reload(root: Path, depths: Any = tuple(PERPLEXITIES)) -> Comparison:
     return compare(load_results(depths, root / "metrics", root / "plots/curves"), 6, 6, DATA)
+
+
+def more(root: Path, compared: Comparison) -> Supplements:
+    return load_supplements(compared.results, root, 64, 32)

@@ -1,15 +1,22 @@
 """The report's sections on tests and verdicts, read back."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from newllm.analysis.comparisons import against
-from newllm.analysis.overfitting import Diagnostics
 from newllm.analysis.report import write_report
+from newllm.analysis.summary import Comparison
+from newllm.analysis.supplements import Supplements
 from newllm.analysis.verdicts import judge
-from tests.analysis.metrics_files import PARAMETERS, change_json
-from tests.analysis.studies import PERPLEXITIES, reload, study
+from tests.analysis.metrics_files import PARAMETERS, change_json, write_diagnostics
+from tests.analysis.studies import PERPLEXITIES, more, reload, study
 
-MEASURED = [Diagnostics(depth, (2.80 + 0.01 * depth, 2.8, 2.8, 2.8, 2.8), (0.5,) * depth) for depth in PERPLEXITIES]
+
+def measured(root: Path, compared: Comparison, depths: Iterable[int] = PERPLEXITIES) -> Supplements:
+    """Training losses 2.8, but for one seed at every depth."""
+    for depth in depths:
+        write_diagnostics(root, depth, lambda depth, seed: 2.8 if seed else 2.8 + 0.01 * depth)
+    return more(root, compared)
 
 
 def sections(report: str) -> dict[str, str]:
@@ -35,15 +42,17 @@ def test_tests_between_depths(tmp_path: Path) -> None:
 
 def test_verdicts(tmp_path: Path) -> None:
     compared = study(tmp_path, {5: 20.7})
-    report = write_report(compared, diagnostics=MEASURED)
+    supplements = measured(tmp_path, compared)
+    report = write_report(compared, supplements=supplements)
     section = sections(report)["The notebook’s claims"]
-    verdicts = judge(compared, MEASURED)
+    verdicts = judge(compared, supplements.overfitting)
     expected = [[str(v.number), v.claim, f"**{v.outcome}**", v.numbers] for v in verdicts]
     assert rows(section)[2:] == expected
     assert expected[1][2] == "**refuted**"
     assert all(f"\n{v.number}. {v.rule}\n" in section for v in verdicts)
     assert "differs" not in section
-    assert report == write_report(reload(tmp_path), diagnostics=MEASURED)
+    again = reload(tmp_path)
+    assert report == write_report(again, supplements=more(tmp_path, again))
 
 
 def test_sections_stand_after_the_depths(tmp_path: Path) -> None:
@@ -78,19 +87,23 @@ def test_one_seed_and_one_depth(tmp_path: Path) -> None:
 
 
 def test_fit_and_overfitting(tmp_path: Path) -> None:
-    section = sections(write_report(study(tmp_path), diagnostics=MEASURED[3:]))["Fit and overfitting"]
+    compared = study(tmp_path)
+    report = write_report(compared, supplements=measured(tmp_path, compared, [4, 5, 6, 7, 8]))
+    section = sections(report)["Fit and overfitting"]
     table = {row[0]: row[1:] for row in rows(section)[2:10]}
-    assert table["1"] == [
-        "3.0082 ± 0.0019",
-        "not measured",
-        "not measured",
-        "5 of 5 seeds",
-        "148.80 ± 0.56",
-        "not measured",
-    ]
+    assert table["1"] == ["3.0082 ± 0.0019", "not measured", "not measured", "5 of 5 seeds", "148.80 ± 0.56"]
     assert table["4"][1] == "2.808 ± 0.022"
-    assert table["4"][5] == "0.5, 0.5, 0.5, 0.5"
-    excess = [row[0] for row in rows(section)[10:]]
-    assert excess == ["layers", "---:", "5", "6", "7", "8"]
-    without = sections(write_report(study(tmp_path), diagnostics=MEASURED[4:]))["Fit and overfitting"]
-    assert len(rows(without)) == 10
+    assert table["4"][2] == "0.183 ± 0.024"
+    excess, gradients = rows(section)[10:16], rows(section)[16:]
+    assert [row[0] for row in excess] == ["layers", "---:", "5", "6", "7", "8"]
+    assert gradients[2] == ["4", "0.001 · 0.002 · 0.003 · 0.004", "0.1 · 0.2 · 0.3 · 0.4"]
+    assert [row[0] for row in gradients[2:]] == ["4", "5", "6", "7", "8"]
+
+
+def test_excess_needs_the_best_depth(tmp_path: Path) -> None:
+    compared = study(tmp_path)
+    report = write_report(compared, supplements=measured(tmp_path, compared, [5, 6, 7, 8]))
+    section = sections(report)["Fit and overfitting"]
+    assert "have in excess" not in section
+    verdict = rows(sections(report)["The notebook’s claims"])[2:][5]
+    assert verdict[2:] == ["**undecided**", "The training loss without dropout was not measured at depth 4."]

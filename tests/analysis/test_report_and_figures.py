@@ -15,7 +15,21 @@ from newllm.analysis.figures import draw_all
 from newllm.analysis.report import write_report
 from newllm.analysis.results import load_results
 from newllm.analysis.summary import Comparison, compare
-from tests.analysis.metrics_files import DATA, PARAMETERS, change_json, final_perplexity, write_all
+from newllm.analysis.supplements import Supplements
+from tests.analysis.metrics_files import (
+    DATA,
+    PARAMETERS,
+    change_json,
+    final_perplexity,
+    write_all,
+    write_supplements,
+)
+from tests.analysis.studies import more
+
+NOTHING = Supplements()
+ALWAYS = {"perplexity_by_depth.png", "perplexity_by_parameters.png", "learning_curves.png", "training_time.png"}
+ALWAYS |= {"cost_to_target.png"}
+ALL = ALWAYS | {"grown_contexts.png", "perplexity_by_position.png"}
 
 
 def comparison(root: Path, studied: int = 6, data: Any = DATA, **options: Any) -> Comparison:
@@ -44,7 +58,7 @@ def half_width(cell: str) -> float:
 
 
 def test_table_of_depths_traces_to_the_inputs(tmp_path: Path) -> None:
-    rows = tables(write_report(comparison(tmp_path)))[0]
+    rows, tests = tables(write_report(comparison(tmp_path)))[:2]
     assert [row[0] for row in rows] == ["1", "4", "6"]
     baseline = statistics.fmean(final_perplexity(6, seed) for seed in range(5))
     for row, depth in zip(rows, (1, 4, 6), strict=True):
@@ -52,14 +66,17 @@ def test_table_of_depths_traces_to_the_inputs(tmp_path: Path) -> None:
         assert number(row[1]) == 1_426_152 + 262_656 * (depth - 1)
         assert number(row[2]) == pytest.approx(statistics.fmean(values), abs=0.005)
         assert half_width(row[2]) == pytest.approx(2.776445 * statistics.stdev(values) / 5**0.5, abs=0.005)
+        assert number(row[3]) == pytest.approx(statistics.stdev(values), rel=0.05)
         assert number(row[4]) == pytest.approx(statistics.fmean(values) - 1, abs=0.005)
-        assert number(row[5]) == pytest.approx(38.2, abs=0.005)
-        assert number(row[6]) == 39
-        assert [number(cell) for cell in row[7:]] == [2.8, 2.8, 10.0 * depth]
-        if depth == 6:
-            assert row[3] == "baseline"
-        else:
-            assert number(row[3]) == pytest.approx(statistics.fmean(values) - baseline, abs=0.005)
+        assert row[5] == row[3]
+        assert number(row[6]) == pytest.approx(38.2, abs=0.005)
+        assert half_width(row[6]) == pytest.approx(2.776445 * 0.1 * 2.5**0.5 / 5**0.5, abs=0.005)
+        assert row[7] == "0.16 %"
+        assert number(row[8]) == 39
+    for row, depth in zip(tests, (1, 4, 6), strict=True):
+        values = [final_perplexity(depth, seed) for seed in range(5)]
+        expected = "–" if depth == 6 else pytest.approx(statistics.fmean(values) - baseline, abs=0.005)
+        assert (row[1] if depth == 6 else number(row[1])) == expected
 
 
 def test_published_points_beside_ours(tmp_path: Path) -> None:
@@ -78,22 +95,6 @@ def test_published_points_beside_ours(tmp_path: Path) -> None:
     first = statistics.fmean(final_perplexity(6, seed) * (3 if seed == 1 else 5) for seed in range(5))
     assert number(trajectory[0][1]) == pytest.approx(first, abs=0.005)
     assert trajectory[1][1] == "not reached"
-
-
-def test_first_paragraph(tmp_path: Path) -> None:
-    report = write_report(comparison(tmp_path, studied=1))
-    title, paragraph = report.split("\n\n")[:2]
-    assert title.startswith("# ")
-    for part in (
-        "With 1 layer",
-        "higher than the baseline of 6 layers",
-        "**4 layers**",
-        "NVIDIA L4",
-        "fp16",
-        "5 seeds",
-    ):
-        assert part in paragraph
-    assert "2 to 3 epochs (3 of 15 runs stopped early)" in paragraph
 
 
 def test_provenance(tmp_path: Path) -> None:
@@ -146,13 +147,12 @@ def pixels(png: bytes) -> NDArray[np.float32]:
 )
 def test_pictures_are_full_and_the_same_every_time(tmp_path: Path, options: dict[str, Any]) -> None:
     compared = comparison(tmp_path, **options)
-    pictures = draw_all(compared)
-    assert set(pictures) == {
-        "perplexity_by_depth.png",
-        "perplexity_by_parameters.png",
-        "learning_curves.png",
-        "training_time.png",
-    }
+    write_supplements(tmp_path, [result.num_layers for result in compared.results])
+    supplements = more(tmp_path, compared)
+    pictures = draw_all(compared, supplements)
+    assert set(pictures) == ALL
+    if options.get("depths") == [6]:
+        del pictures["grown_contexts.png"]  # of depths 1 and 4
     for name, png in pictures.items():
         image = pixels(png)
         assert image.shape[1] == 1200, name
@@ -162,21 +162,35 @@ def test_pictures_are_full_and_the_same_every_time(tmp_path: Path, options: dict
         assert len(np.unique(inside.reshape(-1, 3), axis=0)) > 10, name
         assert b"Software" not in png[:400]
         assert b"matplotlib" not in png.lower()
-    assert draw_all(compared) == pictures
+    assert draw_all(compared, supplements).items() >= pictures.items()
+
+
+def test_pictures_of_nothing_say_so(tmp_path: Path) -> None:
+    """The pipeline expects the files; the report does not show them."""
+    compared = comparison(tmp_path)
+    pictures = draw_all(compared, NOTHING)
+    assert set(pictures) == ALL
+    report = write_report(compared)
+    assert {name for name in ALL if f"(../plots/{name})" in report} == ALWAYS
+    for name in ALL - ALWAYS:
+        assert np.ptp(pixels(pictures[name])[:, :, :3], axis=2).max() < 0.01, "words in black"
+    write_supplements(tmp_path)
+    report = write_report(compared, supplements=more(tmp_path, compared))
+    assert {name for name in ALL if f"(../plots/{name})" in report} == ALL
 
 
 def test_pictures_follow_the_numbers(tmp_path: Path) -> None:
-    before = draw_all(comparison(tmp_path))
+    before = draw_all(comparison(tmp_path), NOTHING)
     write_all(tmp_path, seeds=3)
     results = load_results((1, 4, 6), tmp_path / "metrics", tmp_path / "plots/curves")
-    after = draw_all(compare(results, 6, 6, DATA))
-    assert {name for name in before if before[name] != after[name]} == set(before) - {"training_time.png"}
+    after = draw_all(compare(results, 6, 6, DATA), NOTHING)
+    assert {name for name in before if before[name] != after[name]} == ALWAYS - {"training_time.png"}
 
 
 def test_published_points_are_drawn(tmp_path: Path) -> None:
     """The filled diamond of depth 5, black, is there only for the same text."""
-    ours = draw_all(comparison(tmp_path))["perplexity_by_depth.png"]
-    other = draw_all(comparison(tmp_path, data={**DATA, "vocabulary_size": 500}))["perplexity_by_depth.png"]
+    ours = draw_all(comparison(tmp_path), NOTHING)["perplexity_by_depth.png"]
+    other = draw_all(comparison(tmp_path, data={**DATA, "vocabulary_size": 500}), NOTHING)["perplexity_by_depth.png"]
     dark = [int((pixels(png)[60:540, 150:-50, :3].max(axis=2) < 0.2).sum()) for png in (ours, other)]
     assert dark[0] > 300
     assert dark[1] == 0
@@ -184,7 +198,7 @@ def test_published_points_are_drawn(tmp_path: Path) -> None:
 
 def test_a_users_style_changes_nothing(tmp_path: Path) -> None:
     compared = comparison(tmp_path)
-    plain = draw_all(compared)
+    plain = draw_all(compared, NOTHING)
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "black", "figure.dpi": 50}):
-        assert draw_all(compared) == plain
+        assert draw_all(compared, NOTHING) == plain
         assert matplotlib.rcParams["font.size"] == 30

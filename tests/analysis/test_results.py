@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from newllm.analysis.figures import draw_all
+from newllm.analysis.headline import headline
 from newllm.analysis.report import write_report
 from newllm.analysis.results import CURVE_COLUMNS, DepthResult, flatten, load_results
-from newllm.analysis.summary import compare, headline
+from newllm.analysis.summary import compare
+from newllm.analysis.supplements import load_supplements
 from newllm.errors import UserError
 from tests.analysis.metrics_files import DATA, change_json, write_all
 
@@ -216,11 +218,12 @@ QUIET = settings(
 def report_or_user_error(root: Path, pictures: bool = False) -> None:
     try:
         comparison = compare(load(root, 4), 4, 4, DATA)
-        report = write_report(comparison)
+        supplements = load_supplements(comparison.results, root, 64, 32)
+        report = write_report(comparison, supplements=supplements)
         report.encode()
-        json.dumps(headline(comparison), allow_nan=False)
+        json.dumps(headline(comparison, supplements), allow_nan=False)
         if pictures:
-            draw_all(comparison)
+            draw_all(comparison, supplements)
     except UserError as error:
         assert "`dvc repro evaluate@4`" in str(error)
 

@@ -92,6 +92,33 @@ def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str, lan
         assert close(sums.sum(1), 2 * expected.sum(1), 1e-3)
 
 
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("eighths", [8, 5, 0])
+def test_linear_with_residual_connections_and_rows_that_are_not_needed(kernels: Any, way: str, eighths: int) -> None:
+    num_seeds, batch, depth, width = (3, 8, 16, 20) if INTERPRETED else (3, 512, 64, 192)
+    needed = batch * eighths // 8
+    x, w = random(num_seeds, batch, depth), random(num_seeds, width, depth).mT
+    below, addend = random(num_seeds, batch, width), random(num_seeds, batch, width)
+    results: list[list[Tensor]] = []
+    for pieces, kind in ((kernels, HALF), (plain, torch.float32)):
+        out, second = (poisoned(num_seeds, batch, width, dtype=kind) for _ in range(2))
+        sums = pieces.linear_sums(batch, width, random(num_seeds, dtype=torch.float32))
+        if way == "forward":
+            options: dict[str, Any] = {"relu": True, "residual": (below.to(kind), second)}
+        else:
+            options = {"positive": (below.to(kind), 1.25), "unmasked": second, "sums": sums, "addend": addend.to(kind)}
+        pieces.linear(x.to(kind), w.to(kind), out, **options, needed=needed, lanes=num_seeds)
+        results.append([out, second, sums.sum(1)])
+    height = kernels._tile(num_seeds)[0]
+    computed = -(-needed // height) * height
+    for found, expected in zip(results[0][:2], results[1][:2], strict=True):
+        assert close(found[:, :needed], expected[:, :needed])
+        assert (found[:, computed:] == 0).all(), "tiles that are not needed are zeros"
+        assert (expected[:, needed:] == 0).all()
+    if way == "backward" and computed == needed:
+        assert close(results[0][2], results[1][2], 1e-3)
+
+
 @pytest.mark.parametrize(
     ("num_seeds", "batch", "width", "blocks"),
     [(1, 8, 256, 1), (3, 36, 45, 1), (5, 300, 256, 1), (2, 4, 512, 1), (2, 4, 512, 2), (3, 12, 45, 3)],
@@ -144,6 +171,28 @@ def test_cross_entropy(kernels: Any, rows: int, width: int) -> None:
     assert (values[:, -2:] == 0).all()
 
 
+def test_gates_of_rows_that_are_not_needed_are_zeros(kernels: Any) -> None:
+    gates, previous = 2 * random(2, 16, 3 * 45), random(2, 16, 45, dtype=torch.float32)
+    gamma, beta = (random(2, n, dtype=torch.float32)[:, :45] for n in (45, 50))
+    context, state = poisoned(2, 16, 45, dtype=torch.float32), poisoned(2, 16, 45)
+    kernels.gates_forward(gates, previous, gamma, beta, context, state, 6)
+    expected = torch.empty_like(context)
+    plain.gates_forward(gates, previous, gamma, beta, expected, expected)
+    assert close(context[:, :6], expected[:, :6], 1e-5)
+    for written in (context, state):
+        assert (written[:, 6:] == 0).all()
+    d_context = random(2, 16, 45, dtype=torch.float32)
+    d_context[:, 6:] = 0  # as what is not needed has it
+    results = []
+    for pieces, count in ((kernels, 6), (plain, None)):
+        d_gates, carry = poisoned(2, 16, 3 * 45, dtype=torch.float32), torch.full_like(previous, float("nan"))
+        sums = pieces.gate_sums(16, gamma)
+        pieces.gates_backward(d_context, gates, previous, gamma, beta, d_gates, carry, sums, count)
+        results.append((d_gates, carry, sums.sum(1)))
+    for found, wanted in zip(*results, strict=True):
+        assert close(found, wanted, 1e-4)
+
+
 def test_table_gradient(kernels: Any) -> None:
     rows = random(2, 5, 33, 64)
     tokens = torch.randint(0, 9, (2, 33, 5), device=DEVICE, dtype=torch.int32)
@@ -174,12 +223,12 @@ def test_dropout_of_the_kernels(kernels: Any) -> None:
 
 
 @pytest.mark.parametrize(("num_layers", "batch"), [(1, 50), (4, 33), (8, 129), (6, 2048)])
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize(("dropout", "residual"), [(0.0, False), (0.1, False), (0.1, True)])
 def test_gradients_in_fp16_follow_the_definition_in_float32(
-    kernels: Any, num_layers: int, batch: int, dropout: float
+    kernels: Any, num_layers: int, batch: int, dropout: float, residual: bool
 ) -> None:
     if INTERPRETED:
-        shape, batch = ModelShape(100, 24, 24, 40, num_layers), min(batch, 9)
+        shape, batch = ModelShape(100, 24, 24, 40, num_layers), min(batch, 18)
     else:
         shape = ModelShape(1000, 256, 256, 512, num_layers)
     hidden_size = shape.hidden_size
@@ -191,7 +240,8 @@ def test_gradients_in_fp16_follow_the_definition_in_float32(
     windows = torch.randint(0, shape.vocabulary_size, (2, batch, length + 1), generator=generator).int()
     windows[torch.rand(windows.shape, generator=generator) < 0.3] = 1  # as in the corpus
     windows = windows.to(DEVICE)
-    windows[:, ::3, length // 2 :] = 0
+    windows[:, batch // 2 :: 3, length // 2 :] = 0
+    windows[:, batch - batch // 4 :, 2:] = 0  # at the end of the batch, where it saves work
     drawn, keep = None, None
     if dropout:
         step = torch.zeros(1, dtype=torch.int32, device=DEVICE)
@@ -200,12 +250,14 @@ def test_gradients_in_fp16_follow_the_definition_in_float32(
         keep = [torch.stack([kernels.keep_mask(drawn, p, batch, hidden_size) for p in row], dim=1) for row in places]
     counts = (windows[:, :, 1:] != 0).sum((1, 2))
     scale = 1024 / counts
-    losses, gradients = losses_and_gradients(parameters, windows, 0, scale, drawn, HALF)
-    expected_losses, expected = reference(parameters, windows.long(), scale, keep, dropout)
+    needed = scan.rows_needed(windows, 0)
+    assert needed[-1] < batch
+    losses, gradients = losses_and_gradients(parameters, windows, 0, scale, drawn, HALF, residual, needed)
+    expected_losses, expected = reference(parameters, windows.long(), scale, keep, dropout, residual)
     assert close(losses, expected_losses, 1e-3)
     # 1 %, or where autocast over the definition is off by more, no more than it: half precision moves a unit across the
     # edge of relu now and then, and its gradient comes or goes
-    _, usual = reference(parameters, windows.long(), scale, keep, dropout, autocast=True)
+    _, usual = reference(parameters, windows.long(), scale, keep, dropout, residual, autocast=True)
     assert relative_error(whole(gradients), whole(expected)) < max(
         1e-2, 1.2 * relative_error(whole(usual), whole(expected))
     )
@@ -228,11 +280,12 @@ def reference(
     scale: Tensor,
     keep: list[Tensor] | None,
     p: float,
+    residual: bool,
     autocast: bool = False,
 ) -> tuple[Tensor, Parameters]:
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
     with torch.autocast(DEVICE.type, HALF, enabled=autocast):
-        outputs = logits(leaves, windows[:, :, :-1], keep, p).float()
+        outputs = logits(leaves, windows[:, :, :-1], keep, p, residual).float()
     losses = torch.stack(
         [
             cross_entropy(o.flatten(0, 1), w[:, 1:].flatten(), ignore_index=0, reduction="sum")
@@ -252,6 +305,7 @@ def test_a_stack_trains_alike_by_kernels_and_by_plain_pieces(kernels: Any, monke
         batch_size=8,
         base_learning_rate=0.003,
         base_batch_size=8,
+        warmup_epochs=0,
         precision="fp16",
         gradient_clipping=[[1, 0.5]],
         patience=5,

@@ -9,7 +9,7 @@ from newllm.model import plain
 from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
 from newllm.model.gradients import losses_and_gradients
 from newllm.model.head import cross_entropy
-from newllm.model.scan import hidden_states
+from newllm.model.scan import hidden_states, rows_needed
 from newllm.model.streams import Dropout, dropout_masks
 
 PAD = 0
@@ -30,11 +30,11 @@ Masks = list[Tensor] | None
 
 
 def by_definition(
-    parameters: Parameters, windows: Tensor, scale: Tensor, keep: Masks = None, p: float = 0.0
+    parameters: Parameters, windows: Tensor, scale: Tensor, keep: Masks = None, p: float = 0.0, residual: bool = False
 ) -> tuple[Tensor, Parameters]:
     """Losses and the gradients of scale * loss, by autograd through the definition."""
     leaves = {name: value.detach().requires_grad_() for name, value in parameters.items()}
-    outputs = logits(leaves, windows[:, :, :-1], keep, p)
+    outputs = logits(leaves, windows[:, :, :-1], keep, p, residual)
     losses = torch.stack(
         [
             torch_cross_entropy(row.flatten(0, 1), one[:, 1:].flatten(), ignore_index=PAD, reduction="sum")
@@ -46,31 +46,64 @@ def by_definition(
 
 
 def by_scan(
-    parameters: Parameters, windows: Tensor, scale: Tensor, keep: Masks = None, p: float = 0.0
+    parameters: Parameters, windows: Tensor, scale: Tensor, keep: Masks = None, p: float = 0.0, residual: bool = False
 ) -> tuple[Tensor, Parameters]:
     dropout = None if keep is None else Dropout(p, keep)
-    return losses_and_gradients(parameters, windows, PAD, scale, dropout, parameters["norm.weight"].dtype)
+    return losses_and_gradients(parameters, windows, PAD, scale, dropout, parameters["norm.weight"].dtype, residual)
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 4, 8])
 @pytest.mark.parametrize("batch", [1, 3, 17])
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_loss_and_gradients_equal_the_definition(num_layers: int, batch: int, dropout: float, blocks: int) -> None:
+@pytest.mark.parametrize("residual", [False, True])
+def test_loss_and_gradients_equal_the_definition(
+    num_layers: int, batch: int, dropout: float, blocks: int, residual: bool
+) -> None:
     shape = ModelShape(11, 5, context_dim=4 * blocks, hidden_size=6, num_layers=num_layers, norm_blocks=blocks)
     parameters = lively_parameters(shape, [0, 1])
     windows = torch.randint(0, 11, (2, batch, 9), generator=torch.Generator().manual_seed(batch))
     windows[:, :, -2:] = PAD
     windows[:, :, 1] = 5  # at least one target that counts
+    windows[0, batch // 2 + 1 :, 4:] = PAD  # rows that later positions need not compute
     keep = dropout_masks([0, 1], 3, (num_layers, 8, batch, 6), dropout, torch.device("cpu")) if dropout else None
     scale = torch.tensor([0.5, 3.0], dtype=torch.float64)
-    expected, expected_gradients = by_definition(parameters, windows, scale, keep, dropout)
-    found, found_gradients = by_scan(parameters, windows, scale, keep, dropout)
+    expected, expected_gradients = by_definition(parameters, windows, scale, keep, dropout, residual)
+    found, found_gradients = by_scan(parameters, windows, scale, keep, dropout, residual)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
     assert found_gradients.keys() == expected_gradients.keys()
     for name, b in expected_gradients.items():
         assert (found_gradients[name] - b).norm() <= 1e-9 * b.norm(), name
         assert b.norm() > 0, name
+
+
+def test_rows_needed_are_those_up_to_the_last_with_a_target_from_here_on() -> None:
+    windows = torch.tensor([[[2, 5, 5, 5], [2, 5, 0, 0], [2, 0, 5, 0], [2, 0, 0, 0]], [[2, 0, 0, 0]] * 4])
+    assert rows_needed(windows, PAD) == [3, 3, 1]
+    assert rows_needed(windows[1:], PAD) == [0, 0, 0]
+
+
+def test_rows_that_are_not_needed_take_no_time_and_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = ModelShape(vocabulary_size=11, embedding_dim=5, context_dim=4, hidden_size=6, num_layers=2)
+    parameters = {name: value.detach() for name, value in lively_parameters(shape, [0]).items()}
+    windows = torch.randint(1, 11, (1, 8, 9), generator=torch.Generator().manual_seed(3))
+    windows[:, 3:, 4:] = PAD
+    rows: list[int] = []
+    product = torch.baddbmm
+
+    def noting(addend: Tensor, x: Tensor, w: Tensor, **options: Tensor) -> Tensor:
+        rows.append(x.shape[1])
+        return product(addend, x, w, **options)
+
+    monkeypatch.setattr(torch, "baddbmm", noting)
+    whole = hidden_states(parameters, windows[:, :, :-1], dtype=torch.float64)
+    assert set(rows) == {8, 11}  # 11: the table of tokens
+    rows.clear()
+    part = hidden_states(parameters, windows[:, :, :-1], dtype=torch.float64, needed=rows_needed(windows, PAD))
+    assert set(rows) == {8, 11, 3}
+    assert torch.allclose(part[:, :3], whole[:, :3], rtol=1e-12)
+    assert torch.allclose(part[:, :, :3], whole[:, :, :3], rtol=1e-12)
+    assert (part[:, 3:, 3:] == 0).all()
 
 
 def test_a_loss_in_chunks_is_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.analysis.metrics_files import change_json, final_perplexity, write_all
+from tests.analysis.metrics_files import change_json, final_perplexity, write_all, write_supplements
 
 ROOT = Path(__file__).parents[2]
 OUTPUTS = [
@@ -24,6 +24,9 @@ OUTPUTS = [
     "plots/perplexity_by_depth.png",
     "plots/perplexity_by_parameters.png",
     "plots/training_time.png",
+    "plots/cost_to_target.png",
+    "plots/grown_contexts.png",
+    "plots/perplexity_by_position.png",
 ]
 
 
@@ -38,6 +41,10 @@ def stage(folder: Path, *depths: int | str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
 def outputs(folder: Path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in OUTPUTS}
 
@@ -46,6 +53,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 def project(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     write_all(tmp_path)
+    write_supplements(tmp_path)
     return tmp_path
 
 
@@ -56,12 +64,13 @@ def test_same_bytes_whatever_lies_about(project: Path, tmp_path_factory: pytest.
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     shutil.copy(project / "params.yaml", elsewhere)
     write_all(elsewhere, [6, 9, 4, 1])
-    (elsewhere / "metrics/runs/9.json").write_text("of an earlier experiment")
+    write_supplements(elsewhere, [4, 9, 6, 1])
+    for name in ("runs/9", "diagnostics/9", "expand/9-freeze", "expand/4-joint"):
+        (elsewhere / f"metrics/{name}.json").write_text("of an earlier experiment")
+    inputs = files(elsewhere)
     assert stage(elsewhere, 6, 4, 1).returncode == 0
     assert outputs(elsewhere) == first
-    lying_about = {path.relative_to(elsewhere).as_posix() for path in elsewhere.rglob("*") if path.is_file()}
-    inputs = {f"{part}.json" for depth in (1, 4, 6, 9) for part in (f"metrics/layers/{depth}", f"metrics/runs/{depth}")}
-    assert lying_about == {*OUTPUTS, *inputs, *(f"plots/curves/{depth}.csv" for depth in (1, 4, 6, 9)), "params.yaml"}
+    assert files(elsewhere) == inputs | set(OUTPUTS)
 
 
 def test_contents(project: Path) -> None:
@@ -77,6 +86,9 @@ def test_contents(project: Path) -> None:
     expected = sum(final_perplexity(1, seed) for seed in range(5)) / 5
     assert float(depths[0]["val_ppl"]) == pytest.approx(expected, rel=1e-6)
     report = (project / "metrics/report.md").read_text()
+    for title in ("Fit and overfitting", "Cost", "Grown contexts", "`<unk>`", "What the context carries", "Samples"):
+        assert f"\n## {title}\n" in report
+    assert "Ablations" not in report
     for name in OUTPUTS:
         if name.endswith(".png"):
             assert f"(../{name})" in report
@@ -111,12 +123,20 @@ def test_mixed_epochs(project: Path) -> None:
     assert "depth 6 was run with train.epochs 3, but depth 1 with 150" in done.stderr
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(place=st.sampled_from(["metrics/layers/6.json", "metrics/runs/6.json", "plots/curves/6.csv"]), junk=st.binary())
+INPUTS = ["metrics/layers/6.json", "metrics/runs/6.json", "plots/curves/6.csv", "metrics/data.json"]
+INPUTS += ["metrics/diagnostics/6.json", "metrics/expand/4-freeze.json", "plots/expand/4-freeze.csv"]
+INPUTS += ["ablations/results.json"]
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.sampled_from(INPUTS), junk=st.binary())
 def test_junk_gives_one_message(project: Path, place: str, junk: bytes) -> None:
+    (project / place).parent.mkdir(exist_ok=True)
     (project / place).write_bytes(junk)
-    done = stage(project, 6)
+    done = stage(project, 4, 6)
+    (project / place).unlink()
     write_all(project)
+    write_supplements(project)
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {place}")
     assert done.stderr.count("\n") == 1

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from newllm.model.definition import ModelShape, initial_parameters
+from newllm.training.batches import lengths, longest_first, rows_of_any_batch
 from newllm.training.early_stopping import EarlyStopping
 from newllm.training.loss_scaling import INITIAL_SCALE, SMALLEST_SCALE, LossScaler
-from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
+from newllm.training.schedules import max_gradient_norm, scaled_learning_rate, warm_up
 from newllm.training.stack import ALIGNMENT, Adam, clipping, flatten, unflatten
 
 CPU = torch.device("cpu")
@@ -45,7 +46,7 @@ def test_adam_and_clipping_equal_torch(device: str) -> None:
             optimizer.step()
         applies = torch.ones(3, dtype=torch.bool, device=device)
         norm = gradient.norm(dim=1)
-        adam.step(flat, 8 * gradient, clipping(norm, 0.5) / 8, applies)
+        adam.step(flat, 8 * gradient, clipping(norm, 0.5) / 8, applies, torch.ones((), device=device))
     for row, reference in zip(flat, references, strict=True):
         torch.testing.assert_close(row, reference.detach(), rtol=1e-5, atol=1e-6)
 
@@ -63,12 +64,13 @@ def test_a_skipped_step_changes_only_nothing(device: str) -> None:
             applies[0] = False
             before = flat[0].clone(), adam.first[0].clone(), adam.second[0].clone()
         factor = clipping(gradient.norm(dim=1), 1e9)
-        adam.step(flat, gradient, factor, applies)
+        one = torch.ones((), device=device)
+        adam.step(flat, gradient, factor, applies, one)
         if not applies[0]:
             after = flat[0], adam.first[0], adam.second[0]
             assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         single = torch.full((1, 20), 0.5 + step, device=device)
-        adam_alone.step(alone, single, factor[1:], applies[1:])
+        adam_alone.step(alone, single, factor[1:], applies[1:], one)
     assert adam.steps.tolist() == [4, 6]
     assert torch.equal(flat[1], alone[0])
 
@@ -124,3 +126,22 @@ def test_schedules_of_the_study() -> None:
     assert scaled_learning_rate(1e-4, 2048, 32) == 8e-4
     norms = [max_gradient_norm([[1, 0.5], [11, 1.0], [31, 2.0]], epoch) for epoch in (1, 10, 11, 30, 31, 150)]
     assert norms == [0.5, 0.5, 1.0, 1.0, 2.0, 2.0]
+
+
+def test_warm_up_grows_linearly_to_the_whole_rate() -> None:
+    factors = [warm_up(torch.tensor([step]), 4).item() for step in range(6)]
+    assert factors == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert warm_up(torch.tensor([0]), 0).item() == 1
+
+
+def test_batches_keep_their_windows_and_have_the_longest_first() -> None:
+    windows = torch.tensor([[2, 5, 0, 0], [2, 5, 5, 5], [2, 0, 5, 0], [2, 5, 5, 3], [2, 0, 0, 0]])
+    assert lengths(windows, 0).tolist() == [1, 3, 2, 3, 0]
+    order = torch.tensor([[0, 1, 2, 3, 4], [4, 2, 0, 3, 1]])
+    assert longest_first(order, lengths(windows, 0), 3).tolist() == [[1, 2, 0, 3, 4], [2, 0, 4, 3, 1]]
+    assert rows_of_any_batch(order, lengths(windows, 0), 3, 4) == [3, 2, 2, 0]
+    generator = torch.Generator().manual_seed(0)
+    order = torch.stack([torch.randperm(100, generator=generator) for _ in range(3)])
+    found = longest_first(order, torch.randint(0, 9, (100,), generator=generator), 32)
+    for before, after in zip(order.split(32, dim=1), found.split(32, dim=1), strict=True):
+        assert torch.equal(before.sort(dim=1).values, after.sort(dim=1).values)

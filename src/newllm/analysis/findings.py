@@ -66,7 +66,6 @@ def diagnostics_section(comparison: Comparison, diagnostics: Sequence[Diagnostic
         "gap",
         "best epoch is the last",
         "plateau in epochs",
-        "gradient norm by layer",
     ]
     rows = [_diagnostics_row(result, diagnostics) for result in comparison.results]
     text = (
@@ -74,7 +73,24 @@ def diagnostics_section(comparison: Comparison, diagnostics: Sequence[Diagnostic
         f"The plateau lasts until validation perplexity first falls below {PLATEAU_PPL:g}; a seed that never gets "
         "there counts with all its epochs. Of these only losses and gap decide claim 6."
     )
-    return "\n\n".join([text, table(header, rows), *_excess_table(comparison, diagnostics)])
+    excess, gradients = _excess_table(comparison, diagnostics), _gradient_table(diagnostics)
+    return "\n\n".join([text, table(header, rows), *excess, *gradients])
+
+
+def _gradient_table(diagnostics: Sequence[Diagnostics]) -> list[str]:
+    measured = [entry for entry in diagnostics if entry.gradient_norms and entry.initial_norms]
+    if not measured:
+        return []
+    rows = [
+        [str(entry.num_layers), *(" · ".join(f"{norm:.2g}" for norm in norms) for norms in
+         (entry.initial_norms, entry.gradient_norms))]
+        for entry in measured
+    ]  # fmt: skip
+    title = (
+        "Norm of the gradient of each hidden layer’s weights, from the one that reads the embedding up; one batch, no "
+        "dropout, mean over seeds:"
+    )
+    return [title, table(["layers", "fresh weights", "best epoch"], rows, align=":---")]
 
 
 def _excess_table(comparison: Comparison, diagnostics: Sequence[Diagnostics]) -> list[str]:
@@ -98,11 +114,10 @@ def _test(pair: PairComparison | None, decimals: int = 2) -> tuple[str, str]:
 
 def _diagnostics_row(result: DepthResult, diagnostics: Sequence[Diagnostics]) -> list[str]:
     measured = [entry for entry in diagnostics if entry.num_layers == result.num_layers]
-    train_loss = gap = norms = "not measured"
+    train_loss = gap = "not measured"
     if not not_measured([result.num_layers], diagnostics):
         train_loss = number(mean_interval(measured[0].train_losses), decimals=3)
         gap = number(mean_interval(gaps(result, diagnostics)), decimals=3)
-        norms = ", ".join(f"{norm:.2g}" for norm in measured[0].gradient_norms) or norms
     return [
         str(result.num_layers),
         number(mean_interval(result.over_seeds("val_loss")), decimals=3),
@@ -110,5 +125,4 @@ def _diagnostics_row(result: DepthResult, diagnostics: Sequence[Diagnostics]) ->
         gap,
         f"{best_at_the_end(result)} of {plural(len(result.runs.seeds), 'seed')}",
         number(mean_interval([float(epochs) for epochs in plateau_epochs(result)])),
-        norms,
     ]

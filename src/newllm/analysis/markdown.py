@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from newllm.analysis.statistics import Estimate
+from newllm.analysis.statistics import Estimate, mean_interval
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---:") -> str:
@@ -42,3 +42,8 @@ def listed(items: Sequence[object]) -> str:
     """`none`, `1`, `1 and 2`, `1, 2 and 3`."""
     *texts, last = map(str, items or ["none"])
     return f"{', '.join(texts)} and {last}" if texts else last
+
+
+def percent(fractions: Sequence[float]) -> str:
+    """The mean of fractions with its interval, in percent: `38.20 ± 0.12 %`."""
+    return f"{number(mean_interval([100 * value for value in fractions]))} %"

@@ -22,12 +22,14 @@ class Diagnostics:
             a fixed sample of training windows, without dropout, of the weights of the best epoch. All depths the same
             sample.
         gradient_norms: by hidden layer, from the one that reads the embedding up: norm of the gradient of its weights,
-            mean over seeds. Shown, not judged by. Empty if not measured.
+            mean over seeds, at the best epoch. Shown, not judged by. Empty if not measured.
+        initial_norms: the same of the fresh weights.
     """
 
     num_layers: int
     train_losses: tuple[float, ...]
     gradient_norms: tuple[float, ...] = ()
+    initial_norms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,12 @@ STUDY_TRAINING: dict[str, tuple[str, object]] = {
 }
 """As STUDY_DATA, for the model and its training."""
 
+STUDY_SWITCHES: dict[str, tuple[str, object]] = {
+    "model.residual": ("residual connections", False),
+    "train.warmup_epochs": ("warm-up in epochs", 0),
+}
+"""As STUDY_DATA, for what the notebook's model does not have; what a run does not record is off."""
+
 EXPECTED = {4: 20.0, 1: 20.3}
 """Depth → validation perplexity that the notebook expects at the end of the full training; rounded there to 0.1."""
 

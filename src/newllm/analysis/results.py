@@ -7,20 +7,24 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from newllm.analysis.records import (
+    Amount,
+    Count,
+    Fraction,
+    Perplexity,
+    Record,
+    Seed,
+    Text,
+    problem,
+    validate,
+    write_again,
+)
 from newllm.errors import UserError
 from newllm.files import read_json
-
-# Bounds far beyond any real run keep sums of squares finite.
-Amount = Annotated[float, Field(ge=0, le=1e100)]
-Perplexity = Annotated[float, Field(ge=1, le=1e100)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=10**15)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Text = Annotated[str, Field(min_length=1)]
 
 CURVE_COLUMNS = (
     "num_layers",
@@ -36,11 +40,7 @@ CURVE_COLUMNS = (
 )
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class LayerMetrics(_Record):
+class LayerMetrics(Record):
     """metrics/layers/<depth>.json: means over seeds; losses in nats, accuracies as fractions, times in seconds.
 
     The last four, sample standard deviation and half-width of the 95 % interval, are absent for one seed.
@@ -74,7 +74,7 @@ class LayerMetrics(_Record):
         return self
 
 
-class SeedRun(_Record):
+class SeedRun(Record):
     """One seed in metrics/runs/<depth>.json; units as in LayerMetrics."""
 
     seed: Seed
@@ -98,7 +98,7 @@ class SeedRun(_Record):
         return self
 
 
-class RunRecord(_Record):
+class RunRecord(Record):
     """The record in metrics/runs/<depth>.json: what each seed reached, and how and where it was trained.
 
     `parameters` may be nested in the file and has one level of dotted names here.
@@ -133,7 +133,7 @@ class RunRecord(_Record):
         return self
 
 
-class RunsFile(_Record):
+class RunsFile(Record):
     """metrics/runs/<depth>.json as a whole: a list of one record, since DVC compares no figures inside lists."""
 
     runs: Annotated[list[RunRecord], Field(min_length=1, max_length=1)]
@@ -151,6 +151,7 @@ class CurveRow(BaseModel):
     val_loss: Amount
     val_ppl: Perplexity
     val_accuracy: Fraction
+    seconds: Amount
 
 
 @dataclass(frozen=True)
@@ -199,85 +200,72 @@ def flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _load_depth(depth: int, metrics_dir: Path, curves_dir: Path) -> DepthResult:
     stage = f"evaluate@{depth}"
+    remedy = write_again(stage)
     metrics_path = metrics_dir / "layers" / f"{depth}.json"
     runs_path = metrics_dir / "runs" / f"{depth}.json"
     curve_path = curves_dir / f"{depth}.csv"
-    metrics = _validate(LayerMetrics, read_json(metrics_path, stage), metrics_path, stage)
-    runs = _validate(RunsFile, read_json(runs_path, stage), runs_path, stage).runs[0]
+    metrics = validate(LayerMetrics, read_json(metrics_path, stage), metrics_path, remedy)
+    runs = validate(RunsFile, read_json(runs_path, stage), runs_path, remedy).runs[0]
     for path, found in ((metrics_path, metrics.num_layers), (runs_path, runs.num_layers)):
         if found != depth:
-            raise _problem(path, stage, f"found num_layers {found}, expected {depth}")
-    _check_means(metrics, runs, metrics_path, stage)
-    curve = _load_curve(curve_path, depth, stage)
-    _check_curve(curve, runs, curve_path, stage)
+            raise problem(path, f"found num_layers {found}, expected {depth}", remedy)
+    check_means(metrics, runs.seeds, metrics_path, remedy)
+    curve = load_curve(curve_path, depth, remedy)
+    check_curve(curve, runs.seeds, curve_path, remedy)
     return DepthResult(metrics, runs, tuple(curve))
 
 
-_Model = TypeVar("_Model", bound=BaseModel)
-
-
-def _validate(model: type[_Model], values: Mapping[str, Any], path: Path, stage: str, place: str = "") -> _Model:
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "missing":
-        raise _problem(path, stage, f"{place}key {name} is missing")
-    if first["type"] == "extra_forbidden":
-        raise _problem(path, stage, f"{place}unknown key {name}")
-    if first["type"] == "value_error":
-        raise _problem(path, stage, f"{place}{name}{': ' if name else ''}{message}")
-    found = repr(first["input"])
-    found = found if len(found) <= 60 else found[:57] + "..."
-    raise _problem(path, stage, f"{place}{name}: found {found}; expected: {message[0].lower() + message[1:]}")
-
-
-def _check_means(metrics: LayerMetrics, runs: RunRecord, path: Path, stage: str) -> None:
-    if metrics.num_seeds != len(runs.seeds):
-        raise _problem(path, stage, f"found num_seeds {metrics.num_seeds}, but {len(runs.seeds)} seeds in metrics/runs")
+def check_means(
+    metrics: LayerMetrics, seeds: Sequence[SeedRun], path: Path, remedy: str, where: str = "metrics/runs"
+) -> None:
+    """Raises UserError if means in `path` are not those of the seeds, which stand in `where`."""
+    if metrics.num_seeds != len(seeds):
+        raise problem(path, f"found num_seeds {metrics.num_seeds}, but {len(seeds)} seeds in {where}", remedy)
     for name in ("val_ppl", "test_ppl", "val_accuracy", "test_accuracy"):
-        mean = math.fsum(getattr(run, name) for run in runs.seeds) / len(runs.seeds)
+        mean = math.fsum(getattr(run, name) for run in seeds) / len(seeds)
         if not math.isclose(getattr(metrics, name), mean, rel_tol=1e-3):
             found = f"found {name} {getattr(metrics, name):g}"
-            raise _problem(path, stage, f"{found}, but the mean of the seeds in metrics/runs is {mean:g}")
+            raise problem(path, f"{found}, but the mean of the seeds in {where} is {mean:g}", remedy)
 
 
-def _load_curve(path: Path, depth: int, stage: str) -> list[CurveRow]:
+def load_curve(path: Path, depth: int, remedy: str) -> list[CurveRow]:
+    """The rows of one depth's curve file by seed and epoch; UserError if it is missing or damaged."""
     try:
         text = path.read_text(encoding="utf-8")
         rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except FileNotFoundError:
-        raise _problem(path, stage, "no such file") from None
+        raise problem(path, "no such file", remedy) from None
     except (UnicodeDecodeError, csv.Error) as error:
-        raise _problem(path, stage, f"not valid CSV ({error})") from None
+        raise problem(path, f"not valid CSV ({error})", remedy) from None
     if not rows or tuple(rows[0]) != CURVE_COLUMNS:
         found = ",".join(rows[0])[:200] if rows else "nothing"
-        raise _problem(path, stage, f"found the header {found!r}, expected {','.join(CURVE_COLUMNS)}")
+        raise problem(path, f"found the header {found!r}, expected {','.join(CURVE_COLUMNS)}", remedy)
     curve = []
     for number, cells in enumerate(rows[1:], start=2):
         if len(cells) != len(CURVE_COLUMNS):
-            raise _problem(path, stage, f"row {number} has {len(cells)} cells, expected {len(CURVE_COLUMNS)}")
-        row = _validate(CurveRow, dict(zip(CURVE_COLUMNS, cells, strict=True)), path, stage, f"row {number}: ")
+            raise problem(path, f"row {number} has {len(cells)} cells, expected {len(CURVE_COLUMNS)}", remedy)
+        row = validate(CurveRow, dict(zip(CURVE_COLUMNS, cells, strict=True)), path, remedy, f"row {number}: ")
         if row.num_layers != depth:
-            raise _problem(path, stage, f"row {number}: found num_layers {row.num_layers}, expected {depth}")
+            raise problem(path, f"row {number}: found num_layers {row.num_layers}, expected {depth}", remedy)
         curve.append(row)
     return sorted(curve, key=lambda row: (row.seed, row.epoch))
 
 
-def _check_curve(curve: Sequence[CurveRow], runs: RunRecord, path: Path, stage: str) -> None:
+def check_curve(
+    curve: Sequence[CurveRow], seeds: Sequence[SeedRun], path: Path, remedy: str, where: str = "metrics/runs"
+) -> None:
+    """Raises UserError if the curve in `path` has other seeds or epochs than the results, which stand in `where`."""
     epochs: dict[int, list[int]] = {}
     for row in curve:
         epochs.setdefault(row.seed, []).append(row.epoch)
-    expected = sorted(run.seed for run in runs.seeds)
+    expected = sorted(run.seed for run in seeds)
     if sorted(epochs) != expected:
-        raise _problem(path, stage, f"found seeds {sorted(epochs)}, but metrics/runs has {expected}")
-    for run in runs.seeds:
+        raise problem(path, f"found seeds {sorted(epochs)}, but {where} has {expected}", remedy)
+    for run in seeds:
         found_epochs = epochs[run.seed]
         if len(found_epochs) != run.epochs_run or found_epochs != list(range(1, len(found_epochs) + 1)):
             found = f"seed {run.seed} has {len(found_epochs)} rows up to epoch {max(found_epochs)}"
-            raise _problem(path, stage, f"{found}, but metrics/runs says epochs 1 to {run.epochs_run}, once each")
+            raise problem(path, f"{found}, but {where} says epochs 1 to {run.epochs_run}, once each", remedy)
 
 
 def _check_comparable(first: DepthResult, second: DepthResult, metrics_dir: Path) -> None:
@@ -298,7 +286,3 @@ def _conditions(runs: RunRecord) -> dict[str, Any]:
     parameters = {name: value for name, value in runs.parameters.items() if name.rpartition(".")[2] != "num_layers"}
     seeds = sorted(run.seed for run in runs.seeds)
     return {**parameters, "precision": runs.precision, "data_sha256": runs.data_sha256, "the seeds": seeds}
-
-
-def _problem(path: Path, stage: str, what: str) -> UserError:
-    return UserError(f"{path}: {what}; run `dvc repro {stage}` to write it again")

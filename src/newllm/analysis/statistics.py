@@ -47,6 +47,11 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     return Estimate(float(np.mean(values)), _quantile(len(values) - 1) * math.sqrt(_squared_error(values)))
 
 
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation s; None for one value."""
+    return None if len(values) == 1 else float(np.std(values, ddof=1))
+
+
 def difference_interval(values: Sequence[float], baseline: Sequence[float]) -> Estimate:
     """The difference mean(values) - mean(baseline) with Welch's interval for unequal variances.
 

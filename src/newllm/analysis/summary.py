@@ -1,4 +1,4 @@
-"""The comparison of depths as numbers: the headline, the series that the plots draw, and what is not as prescribed."""
+"""The comparison of depths as numbers: the series that the plots draw, and what is not as prescribed."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_TRAINING
+from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_SWITCHES, STUDY_TRAINING
 from newllm.analysis.results import CurveRow, DepthResult
 from newllm.analysis.statistics import Estimate, difference_interval, mean_interval
 from newllm.errors import UserError
@@ -71,30 +71,9 @@ def compare(
     baseline = _find(results, baseline_num_layers, "study.baseline_num_layers")
     recorded = studied.runs.parameters
     data_deviations = _deviations(STUDY_DATA, recorded, {f"data.{name}": v for name, v in data_parameters.items()})
-    training_deviations = _deviations(STUDY_TRAINING, recorded, {}) + _coverage(results)
+    off = {name: value for name, (_, value) in STUDY_SWITCHES.items()}
+    training_deviations = _deviations(STUDY_TRAINING | STUDY_SWITCHES, recorded, off) + _coverage(results)
     return Comparison(tuple(results), studied, baseline, tuple(data_deviations), tuple(training_deviations))
-
-
-def headline(comparison: Comparison) -> dict[str, Any]:
-    """What `metrics/summary.json` holds: keys of half-widths are absent where one seed gives no interval."""
-    studied, baseline, best = comparison.studied, comparison.baseline, comparison.best
-    difference: dict[str, float] = {}
-    for name in ("val_ppl", "test_ppl"):
-        difference |= _with_interval(name, comparison.difference(studied, name) or Estimate(0.0, None))
-    return {
-        "num_layers": studied.num_layers,
-        "num_seeds": comparison.num_seeds,
-        **_with_interval("val_ppl", mean_interval(studied.over_seeds("val_ppl"))),
-        **_with_interval("test_ppl", mean_interval(studied.over_seeds("test_ppl"))),
-        "val_accuracy": mean_interval(studied.over_seeds("val_accuracy")).mean,
-        "baseline": {
-            "num_layers": baseline.num_layers,
-            "val_ppl": mean_interval(baseline.over_seeds("val_ppl")).mean,
-            "test_ppl": mean_interval(baseline.over_seeds("test_ppl")).mean,
-        },
-        "difference_from_baseline": difference,
-        "best": {"num_layers": best.num_layers, "val_ppl": mean_interval(best.over_seeds("val_ppl")).mean},
-    }
 
 
 def learning_curves(results: Iterable[DepthResult]) -> list[dict[str, float]]:
@@ -168,12 +147,6 @@ def _coverage(results: Sequence[DepthResult]) -> list[str]:
     if missing:
         deviations.append(f"without the {'depth' if len(missing) == 1 else 'depths'} {', '.join(map(str, missing))}")
     return deviations
-
-
-def _with_interval(name: str, estimate: Estimate) -> dict[str, float]:
-    if estimate.half_width is None:
-        return {name: estimate.mean}
-    return {name: estimate.mean, f"{name}_ci95": estimate.half_width}
 
 
 def _mean_epoch(rows: Sequence[CurveRow]) -> dict[str, float]:

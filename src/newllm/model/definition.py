@@ -10,6 +10,8 @@ At position t, with token embedding e_t, context c_{t-1} (c_0 = 0) and depth L::
     logits_t = Wo h^L + bo
     d, f, i = Wd h^L + bd, sigmoid(Wf h^L + bf), sigmoid(Wi h^L + bi)
     c_t = clamp(LayerNorm(f * c_{t-1} + i * d), -10, 10)
+
+With residual connections, which the study does not have, h^l = h^{l-1} + dropout(relu(Wl h^{l-1} + bl)) for l = 2..L.
 """
 
 from collections.abc import Sequence
@@ -33,7 +35,8 @@ CONTEXT_LIMIT = 10.0
 class ModelShape:
     """The sizes that determine the parameters' shapes.
 
-    LayerNorm normalises each of `norm_blocks` equal blocks of the context on its own.
+    LayerNorm normalises each of `norm_blocks` equal blocks of the context on its own; `residual` tells whether hidden
+    layers add to the one before.
     """
 
     vocabulary_size: int
@@ -42,6 +45,7 @@ class ModelShape:
     hidden_size: int
     num_layers: int
     norm_blocks: int = 1
+    residual: bool = False
 
     def parameter_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every parameter of one model, without the leading S, in the order of the equations."""
@@ -95,7 +99,11 @@ def num_hidden_layers(parameters: Parameters) -> int:
 
 
 def logits(
-    parameters: Parameters, tokens: Tensor, keep: Sequence[Tensor] | None = None, dropout: float = 0.0
+    parameters: Parameters,
+    tokens: Tensor,
+    keep: Sequence[Tensor] | None = None,
+    dropout: float = 0.0,
+    residual: bool = False,
 ) -> Tensor:
     """The model's outputs, position by position as in the equations.
 
@@ -104,6 +112,7 @@ def logits(
         tokens: ids [S, B, T].
         keep: for each layer which hidden units dropout keeps [S, T, B, H]; None: no dropout.
         dropout: the probability with which `keep` was drawn; kept units are scaled by 1 / (1 - dropout).
+        residual: whether hidden layers from the second on add to the one before.
 
     Returns:
         Logits [S, B, T, V] of the token after each position.
@@ -118,9 +127,10 @@ def logits(
         embedding = parameters["embedding.weight"][seed_index, tokens[:, :, t]]
         hidden = torch.cat([embedding, context], dim=-1)
         for layer in range(1, num_layers + 1):
-            hidden = _linear(parameters, f"hidden.{layer}", hidden).relu()
+            active = _linear(parameters, f"hidden.{layer}", hidden).relu()
             if keep is not None:
-                hidden = hidden * keep[layer - 1][:, t] / (1 - dropout)
+                active = active * keep[layer - 1][:, t] / (1 - dropout)
+            hidden = hidden + active if residual and layer > 1 else active
         outputs.append(_linear(parameters, "output", hidden))
         update = _linear(parameters, "update", hidden)
         forget_gate = _linear(parameters, "forget", hidden).sigmoid()

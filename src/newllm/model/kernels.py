@@ -63,15 +63,18 @@ def _dropped(keys, step, seed, place, row, column, first_column, width, threshol
     return bits < (threshold << 16).to(tl.uint32)
 
 
-@triton.jit(do_not_specialize=["place"])
+# positions are not multiples of anything: without this there would be a variant for each way to be aligned
+@triton.jit(do_not_specialize=["place", "needed"], do_not_specialize_on_alignment=["tokens"])
 def _linear_kernel(
-    x, w, out, addend, table, tokens, positive, sums, keys, step,
+    x, w, out, addend, table, tokens, positive, sums, before, second, keys, step,
     width, depth,
     x_seed, x_row, w_seed, w_k, w_n, out_seed, out_row, addend_seed, addend_row,
     table_seed, tokens_seed, tokens_row, positive_seed, positive_row, sums_seed,
-    place, threshold, scale,
+    before_seed, before_row, second_seed, second_row,
+    needed, place, threshold, scale,
     ADDEND: tl.constexpr, ROWS: tl.constexpr, RELU: tl.constexpr, DROPOUT: tl.constexpr, POSITIVE: tl.constexpr,
-    SUMS: tl.constexpr, EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
+    SUMS: tl.constexpr, RESIDUAL: tl.constexpr, UNMASKED: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     seed = tl.program_id(1).to(tl.int64)
@@ -80,6 +83,15 @@ def _linear_kernel(
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
+    inside = (column < width)[None, :]
+    target = out + seed * out_seed + (row[:, None] * out_row + column[None, :])
+    second_target = second + seed * second_seed + (row[:, None] * second_row + column[None, :])
+    if tile_m * BLOCK_M >= needed:
+        nothing = tl.zeros((BLOCK_M, BLOCK_N), dtype=out.dtype.element_ty)
+        tl.store(target, nothing, mask=inside)
+        if RESIDUAL or UNMASKED:
+            tl.store(second_target, nothing, mask=inside)
+        return
     # loads beyond the edge read something else; what comes of it is not stored
     safe_column = column if EVEN_N else tl.minimum(column, width - 1)
     x_tile = x + seed * x_seed + (row[:, None] * x_row + k[None, :])
@@ -107,20 +119,26 @@ def _linear_kernel(
     if DROPOUT:
         dropped = _dropped(keys, step, seed, place, row, tl.arange(0, BLOCK_N), tile_n * BLOCK_N, width, threshold)
         total = tl.where(dropped, 0.0, total * scale)
+    if RESIDUAL:
+        below = tl.load(before + seed * before_seed + (row[:, None] * before_row + safe_column[None, :]))
+        # of the rounded value, as the sum of two stored tensors
+        total_sum = total.to(out.dtype.element_ty).to(tl.float32) + below.to(tl.float32)
+        tl.store(second_target, total_sum.to(out.dtype.element_ty), mask=inside)
+    if UNMASKED:
+        tl.store(second_target, total.to(out.dtype.element_ty), mask=inside)
     if POSITIVE:
         hidden = tl.load(positive + seed * positive_seed + (row[:, None] * positive_row + safe_column[None, :]))
         total = tl.where(hidden > 0, total * scale, 0.0)
     if SUMS:
         # each tile has its own sums and adds to them at every position: no atomics, so no random order
         place_of_sums = sums + seed * sums_seed + tile_m * width + column
-        before = tl.load(place_of_sums, mask=column < width, other=0.0)
-        tl.store(place_of_sums, before + tl.sum(total, 0), mask=column < width)
-    target = out + seed * out_seed + (row[:, None] * out_row + column[None, :])
+        so_far = tl.load(place_of_sums, mask=column < width, other=0.0)
+        tl.store(place_of_sums, so_far + tl.sum(total, 0), mask=column < width)
     value = total.to(out.dtype.element_ty)
     if EVEN_N:
         tl.store(target, value)
     else:
-        tl.store(target, value, mask=(column < width)[None, :])
+        tl.store(target, value, mask=inside)
 
 
 def linear(
@@ -133,6 +151,9 @@ def linear(
     dropout: tuple[Dropout, int] | None = None,
     positive: tuple[Tensor, float] | None = None,
     sums: Tensor | None = None,
+    residual: tuple[Tensor, Tensor] | None = None,
+    unmasked: Tensor | None = None,
+    needed: int | None = None,
     lanes: int = 1,
 ) -> None:
     """out = x @ w + addend + rows, through relu and dropout, or masked.
@@ -147,6 +168,9 @@ def linear(
         dropout: the dropout and the place (layer and position) that it is drawn for.
         positive: hidden units [S, B, N] and a factor: what is not positive there becomes 0, the rest is multiplied.
         sums: added to, the sums of `out` over B before it is rounded; made by `linear_sums`.
+        residual: hidden units [S, B, N], and where their sum with `out` is written, both contiguous in N.
+        unmasked: written [S, B, N], what `positive` masks.
+        needed: how many rows to compute; in tiles beyond, `out` and its likes become 0. None: all.
         lanes: how many lanes share the GPU.
     """
     num_seeds, batch, depth = x.shape
@@ -155,21 +179,25 @@ def linear(
     table, tokens = rows or (none, none)
     drawn, place = dropout or (None, 0)
     hidden, factor = positive or (none, 1.0)
+    before, second = residual or (none, none if unmasked is None else unmasked)
     if drawn is not None:
         factor = drawn.scale
     block_m, block_n, block_k, warps, stages = _tile(lanes)
     grid = (batch // block_m * triton.cdiv(width, block_n), num_seeds)
     _linear_kernel[grid](
         x, w, out, none if addend is None else addend, table, tokens, hidden, none if sums is None else sums,
+        before, second,
         none if drawn is None else drawn.keys, none if drawn is None else drawn.step,
         width, depth,
         _apart(x), x.stride(1), _apart(w), w.stride(1), w.stride(2), _apart(out), out.stride(1),
         0 if addend is None else _apart(addend), 0 if addend is None else addend.stride(1),
         _apart(table), _apart(tokens), tokens.stride(1), _apart(hidden), hidden.stride(1),
         0 if sums is None else _apart(sums),
-        place, 0 if drawn is None else drawn.threshold, factor,
+        _apart(before), before.stride(1), _apart(second), second.stride(1),
+        batch if needed is None else needed, place, 0 if drawn is None else drawn.threshold, factor,
         ADDEND=0 if addend is None else addend.dim() - 1, ROWS=rows is not None, RELU=relu, DROPOUT=drawn is not None,
-        POSITIVE=positive is not None, SUMS=sums is not None, EVEN_N=width % block_n == 0, EVEN_K=depth % block_k == 0,
+        POSITIVE=positive is not None, SUMS=sums is not None, RESIDUAL=residual is not None,
+        UNMASKED=unmasked is not None, EVEN_N=width % block_n == 0, EVEN_K=depth % block_k == 0,
         BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
@@ -213,10 +241,10 @@ def _tile(lanes: int) -> tuple[int, int, int, int, int]:
     return next(tile for least, tile in TILES.items() if lanes >= least)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["needed"])
 def _gates_forward_kernel(
     gates, previous, gamma, beta, context, state,
-    width, context_dim, gates_seed, gates_row, context_seed, state_seed, gamma_seed, beta_seed,
+    width, context_dim, gates_seed, gates_row, context_seed, state_seed, gamma_seed, beta_seed, needed,
     LIMIT: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed, row = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
@@ -225,12 +253,18 @@ def _gates_forward_kernel(
     column += tl.program_id(2) * width  # each block is normalised on its own
     gate = gates + seed * gates_seed + row * gates_row + column
     place = seed * context_seed + row * context_dim + column
+    state_place = state + seed * state_seed + row * context_dim + column
+    if row >= needed:
+        nothing = tl.zeros((BLOCK,), dtype=tl.float32)
+        tl.store(context + place, nothing, mask=inside)
+        tl.store(state_place, nothing.to(state.dtype.element_ty), mask=inside)
+        return
     _, _, _, _, normed, _ = _mix_and_norm(gate, previous + place, width, context_dim, inside, EPS)
     scale = tl.load(gamma + seed * gamma_seed + column, mask=inside, other=0.0)
     shift = tl.load(beta + seed * beta_seed + column, mask=inside, other=0.0)
     new = tl.minimum(tl.maximum(normed * scale + shift, -LIMIT), LIMIT)
     tl.store(context + place, new, mask=inside)
-    tl.store(state + seed * state_seed + row * context_dim + column, new.to(state.dtype.element_ty), mask=inside)
+    tl.store(state_place, new.to(state.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -246,7 +280,15 @@ def _mix_and_norm(gate, previous, width, context_dim, inside, EPS: tl.constexpr)
     return update, forget_gate, input_gate, old, centred * rstd, rstd
 
 
-def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, context: Tensor, state: Tensor) -> None:
+def gates_forward(
+    gates: Tensor,
+    previous: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    context: Tensor,
+    state: Tensor,
+    needed: int | None = None,
+) -> None:
     """context = clamp(LayerNorm(f * previous + i * d)), and its copy in the type of the products.
 
     Args:
@@ -255,23 +297,24 @@ def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, 
         gamma, beta: LayerNorm's parameters [S, C], or [S, blocks, -] where each block is normalised on its own.
         context: written [S, B, C], with the strides of `previous`.
         state: written [S, B, C].
+        needed: how many rows to compute, the others become 0; None: all.
     """
     num_seeds, batch, context_dim = previous.shape
     width = gamma.shape[-1]
     _gates_forward_kernel[(batch, num_seeds, context_dim // width)](
         gates, previous, gamma, beta, context, state,
         width, context_dim, gates.stride(0), gates.stride(1), context.stride(0), state.stride(0),
-        gamma.stride(0), beta.stride(0),
+        gamma.stride(0), beta.stride(0), batch if needed is None else needed,
         LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, BLOCK=triton.next_power_of_2(width),
         num_warps=GATE_WARPS,
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["needed"])
 def _gates_backward_kernel(
     d_context, gates, previous, gamma, beta, d_gates, carry, sums,
     width, context_dim, gates_seed, gates_row, context_seed, d_context_seed, gamma_seed, beta_seed, sums_seed,
-    LIMIT: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    needed, LIMIT: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed = tl.program_id(1).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -280,6 +323,17 @@ def _gates_backward_kernel(
     scale = tl.load(gamma + seed * gamma_seed + column, mask=inside, other=0.0)
     shift = tl.load(beta + seed * beta_seed + column, mask=inside, other=0.0)
     kind = d_gates.dtype.element_ty
+    first = tl.program_id(0) * ROWS
+    if first >= needed:
+        nothing = tl.zeros((BLOCK,), dtype=tl.float32)
+        for index in range(ROWS):
+            row = first.to(tl.int64) + index
+            d_gate = d_gates + seed * gates_seed + row * gates_row + column
+            tl.store(d_gate, nothing.to(kind), mask=inside)
+            tl.store(d_gate + context_dim, nothing.to(kind), mask=inside)
+            tl.store(d_gate + 2 * context_dim, nothing.to(kind), mask=inside)
+            tl.store(carry + seed * d_context_seed + row * context_dim + column, nothing, mask=inside)
+        return
     # each program has its own sums and adds to them at every position: no atomics, so no random order
     total = sums + seed * sums_seed + tl.program_id(0) * 5 * context_dim + column
     sum_gamma = tl.load(total, mask=inside, other=0.0)
@@ -287,7 +341,6 @@ def _gates_backward_kernel(
     sum_update = tl.load(total + 2 * context_dim, mask=inside, other=0.0)
     sum_forget = tl.load(total + 3 * context_dim, mask=inside, other=0.0)
     sum_input = tl.load(total + 4 * context_dim, mask=inside, other=0.0)
-    first = tl.program_id(0) * ROWS
     for index in range(ROWS):
         row = first.to(tl.int64) + index
         gate_place = seed * gates_seed + row * gates_row + column
@@ -334,6 +387,7 @@ def gates_backward(
     d_gates: Tensor,
     carry: Tensor,
     sums: Tensor,
+    needed: int | None = None,
 ) -> None:
     """The way back through `gates_forward`.
 
@@ -344,15 +398,16 @@ def gates_backward(
         carry: written [S, B, C], the gradient that reaches the previous context through the forget gate, with the
             strides of `d_context`.
         sums: added to, the gradients of gamma, beta and the three gates' biases; made by `gate_sums`.
+        needed: how many rows to compute, rounded up to `GATE_ROWS`; the others become 0. None: all.
     """
     num_seeds, batch, context_dim = previous.shape
     width = gamma.shape[-1]
     _gates_backward_kernel[(batch // GATE_ROWS, num_seeds, context_dim // width)](
         d_context, gates, previous, gamma, beta, d_gates, carry, sums,
         width, context_dim, gates.stride(0), gates.stride(1), previous.stride(0), d_context.stride(0),
-        gamma.stride(0), beta.stride(0), sums.stride(0),
-        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS, BLOCK=triton.next_power_of_2(width),
-        num_warps=GATE_WARPS,
+        gamma.stride(0), beta.stride(0), sums.stride(0), batch if needed is None else needed,
+        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS,
+        BLOCK=triton.next_power_of_2(width), num_warps=GATE_WARPS,
     )  # fmt: skip
 
 

@@ -23,6 +23,9 @@ def linear(
     dropout: tuple[Dropout, int] | None = None,
     positive: tuple[Tensor, float] | None = None,
     sums: Tensor | None = None,
+    residual: tuple[Tensor, Tensor] | None = None,
+    unmasked: Tensor | None = None,
+    needed: int | None = None,
     lanes: int = 1,
 ) -> None:
     """out = x @ w + addend + rows, through relu and dropout, or masked.
@@ -37,9 +40,20 @@ def linear(
         dropout: the dropout and the place (layer and position) that it is drawn for.
         positive: hidden units [S, B, N] and a factor: what is not positive there becomes 0, the rest is multiplied.
         sums: added to, the sums of `out` over B; made by `linear_sums`.
+        residual: hidden units [S, B, N], and where their sum with `out` is written [S, B, N].
+        unmasked: written [S, B, N], what `positive` masks.
+        needed: how many rows to compute, the others become 0; None: all.
         lanes: of no consequence here.
     """
-    del lanes
+    count = x.shape[1] if needed is None else needed
+    if count < x.shape[1]:
+        _zero_beyond(count, out, residual[1] if residual else None, unmasked)
+        x, out = x[:, :count], out[:, :count]
+        addend = addend[:, :count] if addend is not None and addend.dim() == 3 else addend
+        rows = (rows[0], rows[1][:, :count]) if rows else None
+        positive = (positive[0][:, :count], positive[1]) if positive else None
+        residual = (residual[0][:, :count], residual[1][:, :count]) if residual else None
+        unmasked = None if unmasked is None else unmasked[:, :count]
     if rows is not None:
         table, tokens = rows
         addend = table[torch.arange(len(tokens), device=tokens.device)[:, None], tokens]
@@ -54,12 +68,22 @@ def linear(
     if dropout is not None:
         drawn, place = dropout
         layer, position = divmod(place, drawn.masks[0].shape[1])
-        out.mul_(drawn.masks[layer][:, position]).mul_(drawn.scale)
+        out.mul_(drawn.masks[layer][:, position, : out.shape[1]]).mul_(drawn.scale)
+    if residual is not None:
+        torch.add(residual[0], out, out=residual[1])
+    if unmasked is not None:
+        unmasked.copy_(out)
     if positive is not None:
         hidden, factor = positive
         out.mul_(hidden > 0).mul_(factor)
     if sums is not None:
         sums[:, 0] += out.sum(1, dtype=sums.dtype)
+
+
+def _zero_beyond(count: int, *written: Tensor | None) -> None:
+    for tensor in written:
+        if tensor is not None:
+            tensor[:, count:] = 0
 
 
 def in_lanes(num_seeds: int, lane: Callable[[slice], None]) -> None:
@@ -74,7 +98,15 @@ def linear_sums(batch: int, width: int, like: Tensor) -> Tensor:
     return like.new_zeros(like.shape[0], 1, width)
 
 
-def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, context: Tensor, state: Tensor) -> None:
+def gates_forward(
+    gates: Tensor,
+    previous: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    context: Tensor,
+    state: Tensor,
+    needed: int | None = None,
+) -> None:
     """context = clamp(LayerNorm(f * previous + i * d)), and its copy in the type of the products.
 
     Args:
@@ -84,7 +116,12 @@ def gates_forward(gates: Tensor, previous: Tensor, gamma: Tensor, beta: Tensor, 
         beta: LayerNorm's shift, like `gamma`.
         context: written [S, B, C].
         state: written [S, B, C]; may be `context` itself.
+        needed: how many rows to compute, the others become 0; None: all.
     """
+    count = gates.shape[1] if needed is None else needed
+    if count < gates.shape[1]:
+        _zero_beyond(count, context, state)
+        gates, previous, context, state = (x[:, :count] for x in (gates, previous, context, state))
     blocks = gamma.shape[1:]
     mixed = _mix(gates.to(gamma.dtype), previous)[0].unflatten(-1, blocks)
     normed = torch.native_layer_norm(mixed, blocks[-1:], None, None, LAYER_NORM_EPS)[0]
@@ -103,6 +140,7 @@ def gates_backward(
     d_gates: Tensor,
     carry: Tensor,
     sums: Tensor,
+    needed: int | None = None,
 ) -> None:
     """The way back through `gates_forward`.
 
@@ -115,7 +153,13 @@ def gates_backward(
         d_gates: written, the gradient of `gates` [S, B, 3C].
         carry: written [S, B, C], the gradient that reaches the previous context through the forget gate.
         sums: added to, the gradients of gamma, beta and the three gates' biases; made by `gate_sums`.
+        needed: how many rows to compute, the others become 0; None: all.
     """
+    count = gates.shape[1] if needed is None else needed
+    if count < gates.shape[1]:
+        _zero_beyond(count, d_gates, carry)
+        d_context, gates, previous = d_context[:, :count], gates[:, :count], previous[:, :count]
+        d_gates, carry = d_gates[:, :count], carry[:, :count]
     blocks = gamma.shape[1:]
     mixed, update, forget_gate, input_gate = _mix(gates.to(gamma.dtype), previous)
     mixed = mixed.unflatten(-1, blocks)

@@ -14,7 +14,7 @@ CUDA each seed's recurrence is a lane, a stream of its own: one seed's small ker
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -77,8 +77,32 @@ def padded(windows: Tensor, ignored: int, dtype: torch.dtype) -> Tensor:
     return pad(windows, (0, 0, 0, -windows.shape[1] % multiple), value=ignored)
 
 
+def rows_needed(windows: Tensor, ignored: int) -> list[int]:
+    """How many windows of a batch, from the first to the last that has a target at a position or after it.
+
+    The others need not be computed there. The fewest are needed if the longest windows come first. The host waits for
+    the device.
+
+    Args:
+        windows: ids [S, B, T + 1].
+        ignored: the target that counts nowhere.
+
+    Returns:
+        For each of the T positions the largest count of all seeds.
+    """
+    places = torch.arange(1, windows.shape[1] + 1, dtype=torch.int32, device=windows.device)
+    last = torch.where(windows[:, :, 1:] != ignored, places[:, None], 0).amax((0, 1))
+    counts: list[int] = last.flip(0).cummax(0).values.flip(0).tolist()
+    return counts
+
+
 def hidden_states(
-    parameters: Parameters, tokens: Tensor, dropout: Dropout | None = None, dtype: torch.dtype = torch.float32
+    parameters: Parameters,
+    tokens: Tensor,
+    dropout: Dropout | None = None,
+    dtype: torch.dtype = torch.float32,
+    residual: bool = False,
+    needed: Sequence[int] | None = None,
 ) -> Tensor:
     """The last hidden layer h^L at every position; the definition's `logits` without the output layer.
 
@@ -87,6 +111,9 @@ def hidden_states(
         tokens: ids [S, B, T], of windows that are `padded`.
         dropout: which hidden units to drop; None: no dropout.
         dtype: type of the matrix products; the context, gates and LayerNorm stay in the parameters' own type.
+        residual: whether hidden layers from the second on add to the one before.
+        needed: for each position as many as `rows_needed` or more; beyond them hidden states are any finite numbers.
+            None: all.
 
     Returns:
         Hidden states [S, T, B, H] of type `dtype`.
@@ -104,7 +131,8 @@ def hidden_states(
     gates = ("update", "forget", "input")
     weights.append(torch.cat([parameters[f"{gate}.weight"] for gate in gates], dim=1).to(dtype))
     biases.append(torch.cat([parameters[f"{gate}.bias"] for gate in gates], dim=1).to(dtype))
-    arguments: Any = (dropout, tokens, table, parameters["norm.weight"], parameters["norm.bias"], *weights, *biases)
+    norm = parameters["norm.weight"], parameters["norm.bias"]
+    arguments: Any = (dropout, residual, tokens, needed, table, *norm, *weights, *biases)
     if torch.is_grad_enabled() and any(value.requires_grad for value in parameters.values()):
         apply: Callable[..., Tensor] = _Scan.apply
         return apply(*arguments)
@@ -113,22 +141,33 @@ def hidden_states(
 
 def _forward(
     dropout: Dropout | None,
+    residual: bool,
     tokens: Tensor,
+    needed: Sequence[int] | None,
     table: Tensor,
     gamma: Tensor,
     beta: Tensor,
     *layers: Tensor,
     keeps_all: bool,
 ) -> tuple[Tensor, list[Tensor]]:
-    """h^L [S, T, B, H], and gates, contexts, states and hidden layers at every position if `keeps_all`."""
+    """h^L [S, T, B, H], and what the backward pass needs, at every position if `keeps_all`.
+
+    That is gates, contexts, states, what each layer computes, and with residual connections its sums from the second
+    layer on.
+    """
     pieces = pieces_for(table)
     num_layers = len(layers) // 2
     weights, biases = layers[: num_layers + 1], layers[num_layers + 1 :]
     num_seeds, batch, length = tokens.shape
     hidden_size, context_dim = table.shape[-1], gamma.shape[1:].numel()
     kept = length if keeps_all else 1
-    hidden = [table.new_empty(num_seeds, kept, batch, hidden_size) for _ in range(num_layers - 1)]
-    hidden.append(table.new_empty(num_seeds, length, batch, hidden_size))
+
+    def units(layer: int) -> Tensor:
+        positions = length if layer == num_layers - 1 else kept
+        return table.new_empty(num_seeds, positions, batch, hidden_size)
+
+    active = [units(layer) for layer in range(num_layers)]  # what a layer computes
+    hidden = [active[0], *map(units, range(1, num_layers))] if residual else active  # with what it is added to
     gates = table.new_empty(num_seeds, kept, batch, 3 * context_dim)
     contexts = gamma.new_empty(num_seeds, kept + 1, batch, context_dim)
     states = contexts if gamma.dtype == table.dtype else torch.empty_like(contexts, dtype=table.dtype)
@@ -138,24 +177,25 @@ def _forward(
     def lane(seeds: slice) -> None:
         for t in range(length):
             now, then = (t, t + 1) if keeps_all else (0, 0)
-            outputs = [h[seeds, now] for h in hidden[:-1]] + [hidden[-1][seeds, t]]
+            outputs, sums = ([h[seeds, t if h.shape[1] == length else 0] for h in hs] for hs in (active, hidden))
             draws = [(dropout.of(seeds), layer * length + t) if dropout else None for layer in range(num_layers)]
             state, rows = states[seeds, now], (table[seeds], tokens[seeds, :, t])
-            pieces.linear(
-                state, weights[0][seeds].mT, outputs[0], rows=rows, relu=True, dropout=draws[0], lanes=num_seeds
-            )
+            count = needed[t] if needed else None
+            shared: Any = {"needed": count, "lanes": num_seeds}
+            pieces.linear(state, weights[0][seeds].mT, outputs[0], rows=rows, relu=True, dropout=draws[0], **shared)
             for layer in range(1, num_layers):
                 pieces.linear(
-                    outputs[layer - 1],
+                    sums[layer - 1],
                     weights[layer][seeds].mT,
                     outputs[layer],
                     addend=biases[layer - 1][seeds],
                     relu=True,
                     dropout=draws[layer],
-                    lanes=num_seeds,
+                    residual=(sums[layer - 1], sums[layer]) if residual else None,
+                    **shared,
                 )
             weight, bias = weights[-1][seeds], biases[-1][seeds]
-            pieces.linear(outputs[-1], weight.mT, gates[seeds, now], addend=bias, lanes=num_seeds)
+            pieces.linear(sums[-1], weight.mT, gates[seeds, now], addend=bias, **shared)
             pieces.gates_forward(
                 gates[seeds, now],
                 contexts[seeds, now],
@@ -163,10 +203,11 @@ def _forward(
                 beta[seeds],
                 contexts[seeds, then],
                 states[seeds, then],
+                count,
             )
 
     pieces.in_lanes(num_seeds, lane)
-    return hidden[-1], [gates, contexts, states, *hidden]
+    return hidden[-1], [gates, contexts, states, *active, *(hidden[1:] if residual else [])]
 
 
 class _Scan(torch.autograd.Function):
@@ -177,10 +218,20 @@ class _Scan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, dropout: Dropout | None, tokens: Tensor, table: Tensor, *rest: Tensor) -> Tensor:
-        last, kept = _forward(dropout, tokens, table, *rest, keeps_all=True)
-        num_weights = len(rest[2:]) // 2 + 1
-        ctx.save_for_backward(tokens, *rest[: 2 + num_weights], *kept)
+    def forward(
+        ctx: Any,
+        dropout: Dropout | None,
+        residual: bool,
+        tokens: Tensor,
+        needed: Sequence[int] | None,
+        table: Tensor,
+        *rest: Tensor,
+    ) -> Tensor:
+        last, kept = _forward(dropout, residual, tokens, needed, table, *rest, keeps_all=True)
+        ctx.num_layers = len(rest[2:]) // 2
+        ctx.needed = needed
+        ctx.save_for_backward(tokens, *rest[: 3 + ctx.num_layers], *kept)
+        ctx.residual = residual
         ctx.scale = dropout.scale if dropout else 1.0
         ctx.vocabulary_size = table.shape[1]
         return last
@@ -189,19 +240,26 @@ class _Scan(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (d_last,) = gradients
         tokens, gamma, beta, *rest = ctx.saved_tensors
-        num_layers = (len(rest) - 4) // 2
-        weights, (gates, contexts, states, *hidden) = rest[: num_layers + 1], rest[num_layers + 1 :]
+        num_layers = ctx.num_layers
+        weights, (gates, contexts, states, *kept) = rest[: num_layers + 1], rest[num_layers + 1 :]
+        active = kept[:num_layers]
+        hidden = [active[0], *kept[num_layers:]] if ctx.residual else active
         pieces = pieces_for(gates)
         num_seeds, batch, length = tokens.shape
-        d_pre = [torch.empty_like(h) for h in hidden]  # gradients of the hidden layers before relu
+        d_pre = [torch.empty_like(h) for h in active]  # gradients of the hidden layers before relu
+        # gradients of the hidden layers themselves, with residual connections: of one and of the one above it
+        d_hidden = [torch.empty_like(active[0][:, 0]) for _ in range(2)] if ctx.residual else [None, None]
         d_gates = torch.empty_like(gates)
         d_context = contexts.new_zeros(num_seeds, batch, contexts.shape[-1])
         carry = torch.empty_like(d_context)
         gate_sums = pieces.gate_sums(batch, gamma)
-        sums = [pieces.linear_sums(batch, h.shape[-1], gamma) for h in hidden[1:]]  # the first bias is in the table
+        sums = [pieces.linear_sums(batch, h.shape[-1], gamma) for h in active[1:]]  # the first bias is in the table
 
         def lane(seeds: slice) -> None:
+            of_one, of_above = [None if d is None else d[seeds] for d in d_hidden]
             for t in reversed(range(length)):
+                count = ctx.needed[t] if ctx.needed else None
+                shared: Any = {"needed": count, "lanes": num_seeds}
                 pieces.gates_backward(
                     d_context[seeds],
                     gates[seeds, t],
@@ -211,6 +269,7 @@ class _Scan(torch.autograd.Function):
                     d_gates[seeds, t],
                     carry[seeds],
                     gate_sums[seeds],
+                    count,
                 )
                 d_output = d_gates[seeds, t]
                 for layer in reversed(range(num_layers)):
@@ -218,15 +277,17 @@ class _Scan(torch.autograd.Function):
                         d_output,
                         weights[layer + 1][seeds],
                         d_pre[layer][seeds, t],
-                        addend=d_last[seeds, t] if layer == num_layers - 1 else None,
+                        addend=d_last[seeds, t] if layer == num_layers - 1 else of_above,
                         # relu and dropout share one mask: a unit is positive where it was both active and kept
-                        positive=(hidden[layer][seeds, t], ctx.scale),
+                        positive=(active[layer][seeds, t], ctx.scale),
                         sums=sums[layer - 1][seeds] if layer else None,
-                        lanes=num_seeds,
+                        unmasked=of_one if layer else None,
+                        **shared,
                     )
+                    of_one, of_above = of_above, of_one
                     d_output = d_pre[layer][seeds, t]
                 weight = weights[0][seeds]
-                pieces.linear(d_output, weight, d_context[seeds], addend=carry[seeds], lanes=num_seeds)
+                pieces.linear(d_output, weight, d_context[seeds], addend=carry[seeds], **shared)
 
         pieces.in_lanes(num_seeds, lane)
         d_gamma, d_beta, *d_gate_biases = gate_sums.sum(1).unbind(1)
@@ -237,4 +298,4 @@ class _Scan(torch.autograd.Function):
         d_biases = [s.sum(1).to(gates.dtype) for s in sums] + [torch.cat(d_gate_biases, dim=1).to(gates.dtype)]
         d_table = pieces.table_gradient(d_pre[0], tokens, ctx.vocabulary_size)
         d_norm = d_gamma.view_as(gamma), d_beta.view_as(gamma)
-        return None, None, d_table, *d_norm, *d_weights, *d_biases
+        return None, None, None, None, d_table, *d_norm, *d_weights, *d_biases

@@ -48,7 +48,9 @@ def targets_by_position(windows: Tensor) -> dict[str, list[int]]:
     }
 
 
-def target_losses(parameters: Parameters, windows: Tensor, batch_size: int, dtype: torch.dtype) -> Tensor:
+def target_losses(
+    parameters: Parameters, windows: Tensor, batch_size: int, dtype: torch.dtype, residual: bool = False
+) -> Tensor:
     """Cross-entropy of every target, without dropout.
 
     Args:
@@ -56,6 +58,7 @@ def target_losses(parameters: Parameters, windows: Tensor, batch_size: int, dtyp
         windows: ids [N, T + 1].
         batch_size: windows at a time.
         dtype: type of the matrix products.
+        residual: whether hidden layers from the second on add to the one before.
 
     Returns:
         Losses in nats [S, N, T]; 0 where the target is padding.
@@ -65,7 +68,7 @@ def target_losses(parameters: Parameters, windows: Tensor, batch_size: int, dtyp
     with torch.no_grad():
         for batch in windows.split(batch_size):
             stacked = padded(batch[None], PAD, dtype).expand(num_seeds, -1, -1)
-            hidden = hidden_states(parameters, stacked[:, :, :-1], dtype=dtype)
+            hidden = hidden_states(parameters, stacked[:, :, :-1], dtype=dtype, residual=residual)
             losses.append(_head_losses(parameters, hidden, stacked[:, :, 1:])[:, : len(batch)])
     return torch.cat(losses, dim=1)
 
@@ -87,12 +90,13 @@ def _head_losses(parameters: Parameters, hidden: Tensor, targets: Tensor) -> Ten
     return losses.view(hidden.shape[:3]).mT
 
 
-def gradient_norms(parameters: Parameters, windows: Tensor) -> list[dict[str, float]]:
+def gradient_norms(parameters: Parameters, windows: Tensor, residual: bool = False) -> list[dict[str, float]]:
     """The norm of the gradient of the mean loss with respect to each weight, without dropout, in float32.
 
     Args:
         parameters: stacked parameters [S, ...].
         windows: one batch of ids [B, T + 1].
+        residual: whether hidden layers from the second on add to the one before.
 
     Returns:
         For each seed norms by name, LayerNorm and biases left out.
@@ -102,7 +106,8 @@ def gradient_norms(parameters: Parameters, windows: Tensor) -> list[dict[str, fl
     names = [name for name in parameters if name.endswith(".weight") and name != "norm.weight"]
     sums = {name: torch.zeros_like(parameters[name]) for name in names}
     for part in windows.split(GRADIENT_PART):
-        _, gradients = losses_and_gradients(parameters, part[None].expand(num_seeds, -1, -1), PAD, scale)
+        stacked = part[None].expand(num_seeds, -1, -1)
+        _, gradients = losses_and_gradients(parameters, stacked, PAD, scale, residual=residual)
         for name in names:
             sums[name] += gradients[name]
     norms = {name: total.flatten(1).norm(dim=1).tolist() for name, total in sums.items()}
@@ -133,11 +138,12 @@ def seed_diagnostics(
         over the other targets; the model may predict `<unk>` there like anything else.
     """
     sample, validation = windows
-    train_losses = loss_and_accuracy(parameters, sample, batch_size, dtype)[0].tolist()
-    losses = target_losses(parameters, validation, batch_size, dtype).double()
+    train_losses = loss_and_accuracy(parameters, sample, batch_size, dtype, shape.residual)[0].tolist()
+    losses = target_losses(parameters, validation, batch_size, dtype, shape.residual).double()
     batch = sample[:GRADIENT_WINDOWS]
     initial = {name: value.to(batch.device) for name, value in initial_parameters(shape, seeds).items()}
-    norms = {"initial": gradient_norms(initial, batch), "best": gradient_norms(parameters, batch)}
+    stages = {"initial": initial, "best": parameters}
+    norms = {name: gradient_norms(values, batch, shape.residual) for name, values in stages.items()}
     targets = validation[:, 1:]
     counted = targets != PAD
     known = counted & (targets != UNK)

@@ -11,12 +11,13 @@ PROMPTS = ("he was born", "the song was", "in the first", "it is a")  # equally 
 NEW_TOKENS = 25
 
 
-def continuations(parameters: Parameters, vocabulary: Vocabulary) -> list[dict[str, str]]:
+def continuations(parameters: Parameters, vocabulary: Vocabulary, residual: bool = False) -> list[dict[str, str]]:
     """What the model of one seed writes after the beginning of a row, by the definition and without dropout.
 
     Args:
         parameters: parameters [1, ...] in float32 on the CPU, so that the random stream is the same everywhere.
         vocabulary: of the model.
+        residual: whether hidden layers from the second on add to the one before.
 
     Returns:
         For each prompt the words as the model reads them, its most probable next tokens one after another, and tokens
@@ -24,7 +25,8 @@ def continuations(parameters: Parameters, vocabulary: Vocabulary) -> list[dict[s
     """
     tokens = torch.tensor([[BOS, *ids] for ids in vocabulary.encode(PROMPTS)])
     length = tokens.shape[1]
-    greedy, sampled = (_continued(parameters, tokens, stream) for stream in (None, random_stream(0, "samples", 0)))
+    streams = (None, random_stream(0, "samples", 0))
+    greedy, sampled = (_continued(parameters, tokens, stream, residual) for stream in streams)
     return [
         {
             "prompt": _text(vocabulary, prompt[1:]),
@@ -35,11 +37,12 @@ def continuations(parameters: Parameters, vocabulary: Vocabulary) -> list[dict[s
     ]
 
 
-def _continued(parameters: Parameters, tokens: Tensor, stream: torch.Generator | None) -> Tensor:
+def _continued(parameters: Parameters, tokens: Tensor, stream: torch.Generator | None, residual: bool) -> Tensor:
     """Tokens [B, T] with `NEW_TOKENS` more: the most probable, or, given a stream, drawn."""
     with torch.no_grad():
         for _ in range(NEW_TOKENS):
-            last = logits(parameters, tokens[None])[0, :, -1]  # all positions again each time: they are few
+            # all positions again each time: they are few
+            last = logits(parameters, tokens[None], residual=residual)[0, :, -1]
             last[:, [PAD, BOS]] = float("-inf")
             if stream is None:
                 following = last.argmax(-1, keepdim=True)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from newllm.model.definition import ModelShape, Parameters
 from newllm.model.scan import has_triton_for
@@ -24,22 +23,28 @@ def flatten(tensors: Mapping[str, Tensor], shape: ModelShape) -> Tensor:
     Zeros fill each up to a multiple of `ALIGNMENT`, so that every tensor of every seed starts where a product reads it
     fastest, in half precision too.
     """
-    rows = []
-    for name in shape.parameter_shapes():
-        row = tensors[name].flatten(1)
-        rows.append(pad(row.to(torch.promote_types(row.dtype, torch.float32)), (0, -row.shape[1] % ALIGNMENT)))
-    return torch.cat(rows, dim=1)
+    first = next(iter(tensors.values()))
+    dtype = torch.promote_types(first.dtype, torch.float32)
+    length = sum(_padded(torch.Size(size).numel()) for size in shape.parameter_shapes().values())
+    flat = torch.zeros(len(first), length, dtype=dtype, device=first.device)
+    for name, place in unflatten(flat, shape).items():
+        place.copy_(tensors[name])
+    return flat
 
 
 def unflatten(flat: Tensor, shape: ModelShape) -> Parameters:
     """The parameters [S, ...] as views into a matrix [S, P]."""
     sizes = shape.parameter_shapes()
     lengths = [torch.Size(size).numel() for size in sizes.values()]
-    pieces = flat.split([length + -length % ALIGNMENT for length in lengths], dim=1)
+    pieces = flat.split([_padded(length) for length in lengths], dim=1)
     return {
         name: piece[:, :length].unflatten(1, size)
         for (name, size), length, piece in zip(sizes.items(), lengths, pieces, strict=True)
     }
+
+
+def _padded(length: int) -> int:
+    return length + -length % ALIGNMENT
 
 
 def cast(flat: Tensor, shape: ModelShape, dtype: torch.dtype) -> Parameters:
@@ -60,7 +65,7 @@ class Adam:
         self.second = torch.zeros_like(flat)
         self.steps = flat.new_zeros(flat.shape[0])
 
-    def step(self, flat: Tensor, gradient: Tensor, factor: Tensor, applies: Tensor) -> None:
+    def step(self, flat: Tensor, gradient: Tensor, factor: Tensor, applies: Tensor, rate_factor: Tensor) -> None:
         """Updates the rows of `flat` [S, P] where `applies` [S] is true; the others stay as they are, bit for bit.
 
         Args:
@@ -68,10 +73,11 @@ class Adam:
             gradient: [S, P]; overwritten.
             factor: of each row's gradient [S].
             applies: which rows to update [S]; the gradients of the others need not be finite.
+            rate_factor: of the learning rate, one number.
         """
         self.steps += applies
         steps = self.steps.clamp(min=1)
-        rate = self.learning_rate / (1 - BETAS[0] ** steps)
+        rate = self.learning_rate * rate_factor / (1 - BETAS[0] ** steps)
         correction = 1 - BETAS[1] ** steps
         if has_triton_for(flat):
             from newllm.training import adam_kernel  # noqa: PLC0415 (imports Triton)

@@ -16,14 +16,15 @@ from newllm.model.definition import ModelShape, Parameters, initial_parameters
 from newllm.model.gradients import losses_and_gradients
 from newllm.model.scan import pieces_for
 from newllm.model.streams import Dropout, dropout_keys, dropout_masks, random_stream
+from newllm.training.batches import lengths, longest_first, rows_of_any_batch
 from newllm.training.device import DTYPES, free_memory, is_out_of_memory, too_large, wait_for
 from newllm.training.early_stopping import EarlyStopping
-from newllm.training.evaluation import PAD_ID, loss_and_accuracy
+from newllm.training.evaluation import PAD_ID, batches_by_length, of_batches
 from newllm.training.graphs import Graphs
 from newllm.training.loss_scaling import LossScaler
 from newllm.training.progress import Progress
 from newllm.training.results import EpochRow, SeedResult, Training
-from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
+from newllm.training.schedules import max_gradient_norm, scaled_learning_rate, warm_up
 from newllm.training.stack import Adam, cast, clipping, flatten, unflatten
 from newllm.training.state import StackState, State
 from newllm.training.states import States
@@ -131,7 +132,9 @@ class StackTrainer:
         start: Start | None = None,
     ) -> None:
         self.shape, self.dropout, self.config, self.progress = shape, dropout, config, progress
-        self.windows, self.validation = windows
+        self.windows = windows[0]
+        self.lengths = lengths(self.windows, PAD_ID)
+        self.validation = batches_by_length(windows[1], config.batch_size)
         self.device, self.dtype = self.windows.device, DTYPES[config.precision]
         self.seeds = list(seeds)
         self.epoch = 0  # the last that has ended
@@ -144,6 +147,7 @@ class StackTrainer:
         self.best = {seed: self.flat[index].clone() for index, seed in enumerate(seeds)}
         self.stopping = {seed: EarlyStopping(config.patience, config.min_improvement) for seed in seeds}
         self.curves: dict[int, list[EpochRow]] = {seed: [] for seed in seeds}
+        self.steps_per_epoch = math.ceil(len(self.windows) / config.batch_size)
         self.steps_done = 0
         self.step = torch.zeros(1, dtype=torch.int32, device=self.device)
         self.position = torch.zeros(1, dtype=torch.int64, device=self.device)  # in the order of an epoch
@@ -151,6 +155,7 @@ class StackTrainer:
         self.max_norm = torch.zeros((), device=self.device)
         self.draws_in_kernels = pieces_for(self.flat.new_empty(0, dtype=self.dtype)) is not plain
         self.graphs = Graphs(enabled=self.draws_in_kernels and self.device.type == "cuda")
+        self.needed = [0] * (self.windows.shape[1] - 1)  # for each position, windows of a batch to compute
         self._set_stack()
 
     def _set_stack(self) -> None:
@@ -223,6 +228,12 @@ class StackTrainer:
             self.order[row].copy_(
                 torch.randperm(count, generator=random_stream(seed, "shuffling", epoch + PHASE * self.phase))
             )
+        self.order.copy_(longest_first(self.order, self.lengths, self.config.batch_size))
+        needed = rows_of_any_batch(self.order, self.lengths, self.config.batch_size, len(self.needed))
+        if any(now > before for now, before in zip(needed, self.needed, strict=True)):
+            # with room for the batches of the epochs to come: what is captured has these numbers in it
+            self.needed = [min(count + self.config.batch_size // 32, self.config.batch_size) for count in needed]
+            self.graphs.clear()
         self.position.zero_()
         self.max_norm.fill_(max_gradient_norm(self.config.gradient_clipping, epoch))
         self.totals.clear()
@@ -264,15 +275,24 @@ class StackTrainer:
         batch = self.windows[rows]
         counts = (batch[:, :, 1:] != PAD_ID).sum((1, 2)).clamp(min=1)
         scale = self.scaler.scale
+        parameters = cast(self.flat, self.shape, self.dtype)
         losses, gradients = losses_and_gradients(
-            cast(self.flat, self.shape, self.dtype), batch, PAD_ID, scale / counts, self._dropout(size), self.dtype
+            parameters,
+            batch,
+            PAD_ID,
+            scale / counts,
+            self._dropout(size),
+            self.dtype,
+            self.shape.residual,
+            None if batch.is_cpu else [min(count, size) for count in self.needed],
         )
         gradient = flatten(gradients, self.shape)
         if self.learns is not None:
             gradient *= self.learns
         norm = gradient.norm(dim=1) / scale
         finite = norm.isfinite()
-        self.adam.step(self.flat, gradient, clipping(norm, self.max_norm) / scale, finite)
+        rate_factor = warm_up(self.step, self.config.warmup_epochs * self.steps_per_epoch)
+        self.adam.step(self.flat, gradient, clipping(norm, self.max_norm) / scale, finite, rate_factor)
         failed = self.scaler.update(finite) | ~losses.isfinite()
         self.totals.add(losses, counts, norm, failed)
         self.position += size
@@ -289,7 +309,7 @@ class StackTrainer:
 
     def _validate(self) -> None:
         parameters = cast(self.flat, self.shape, self.dtype)
-        scores = loss_and_accuracy(parameters, self.validation, self.config.batch_size, self.dtype)
+        scores = of_batches(parameters, self.validation, self.dtype, self.shape.residual)
         self.scores.copy_(torch.stack(scores))
 
     def _check(self, epoch: int, failed_steps: list[float], val_losses: list[float]) -> None:

@@ -1,0 +1,163 @@
+"""Collects experiments into ablations/results.json: python -m ablations.collect NAME=REVISION ...
+
+A revision is a commit, or the name of a DVC experiment. Each must differ from params.yaml here in the switches alone.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from newllm.analysis.ablation import Ablation, AblationDepth, AblationSeed, AblationsFile, differing
+from newllm.analysis.overfitting import plateau_epochs
+from newllm.analysis.published import STUDY_SWITCHES
+from newllm.analysis.results import DepthResult, flatten, load_results
+from newllm.errors import UserError
+from newllm.files import write_json
+
+RESULTS = Path("ablations/results.json")
+NUM_LAYERS = (4, 6, 8)
+
+
+def main() -> None:
+    """Reads everything, then writes the table in one step: an error leaves the earlier one as it was."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiments", nargs="+", metavar="NAME=REVISION")
+    parser.add_argument("--num-layers", type=int, nargs="+", default=list(NUM_LAYERS), metavar="DEPTH")
+    options = parser.parse_args()
+    pairs = [experiment.partition("=") for experiment in options.experiments]
+    if bad := [name + sign + revision for name, sign, revision in pairs if not (name and revision)]:
+        parser.error(f"found {bad[0]!r}, expected NAME=REVISION")
+    try:
+        study = flatten(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")))
+        experiments = [collect(name, revision, options.num_layers, study) for name, _, revision in pairs]
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    write_json(RESULTS, AblationsFile(experiments=experiments).model_dump())
+    for one in experiments:
+        for depth in one.depths:
+            values = depth.over_seeds("val_ppl")
+            print(f"{one.name}, depth {depth.num_layers}: val PPL {sum(values) / len(values):.2f}, {len(values)} seeds")
+
+
+def collect(name: str, revision: str, depths: Sequence[int], study: Mapping[str, Any]) -> Ablation:
+    """One experiment's results at some depths.
+
+    Args:
+        name: what to call it.
+        revision: a commit or a DVC experiment's name.
+        depths: those that the experiment trained.
+        study: the study's parameters with dotted names.
+
+    Raises:
+        UserError: there is no such revision, it has no results of a depth, or they were not made with its params.yaml;
+            or that differs from the study's otherwise than in switches, or in none.
+    """
+    commit = _resolve(revision)
+    parameters = flatten(yaml.safe_load(_show(commit, "params.yaml")))
+    found = differing(study, parameters)
+    if others := sorted(found.keys() - STUDY_SWITCHES.keys()):
+        ours, theirs = found[others[0]]
+        raise UserError(
+            f"{revision}:params.yaml: found {others[0]} {theirs}, expected {ours} as in params.yaml here; run the "
+            f"experiment again with only {' or '.join(STUDY_SWITCHES)} changed"
+        )
+    if not found:
+        raise UserError(f"{revision}:params.yaml: no switch differs from params.yaml here; name another revision")
+    changes = {switch: theirs for switch, (_, theirs) in found.items()}
+    command = _command(name, changes, depths)
+    results = _results(commit, revision, depths)
+    for result in results:
+        _check_recorded(result, parameters, revision, command)
+    runs = results[0].runs
+    return Ablation(
+        name=name,
+        revision=commit,
+        command=command,
+        changes=changes,
+        parameters=runs.parameters,
+        data_sha256=runs.data_sha256,
+        device=" and ".join(sorted({result.runs.device for result in results})),
+        depths=[_depth(result) for result in results],
+    )
+
+
+def _command(name: str, changes: Mapping[str, Any], depths: Sequence[int]) -> str:
+    """What makes the experiment from the study."""
+    settings = [f"-S {switch}={json.dumps(value)}" for switch, value in changes.items()]
+    return " ".join(["dvc exp run --name", name, *settings, *(f"evaluate@{depth}" for depth in sorted(set(depths)))])
+
+
+def _results(commit: str, revision: str, depths: Sequence[int]) -> list[DepthResult]:
+    """As of the files in the commit, with the same checks as for the report."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for depth in depths:
+            for path in (f"metrics/layers/{depth}.json", f"metrics/runs/{depth}.json", f"plots/curves/{depth}.csv"):
+                place = folder / path
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_text(_show(commit, path), encoding="utf-8")
+        try:
+            return load_results(depths, folder / "metrics", folder / "plots/curves")
+        except UserError as error:
+            raise UserError(str(error).replace(f"{folder}/", f"{revision}:")) from None
+
+
+def _check_recorded(result: DepthResult, parameters: Mapping[str, Any], revision: str, command: str) -> None:
+    """An experiment's commit also has what it did not train: the study's own files."""
+    used = {name: value for name, value in parameters.items() if name.startswith(("model.", "train."))}
+    found = differing(used, result.runs.parameters)
+    if found:
+        name, (expected, recorded) = next(iter(found.items()))
+        raise UserError(
+            f"{revision}:metrics/runs/{result.num_layers}.json: trained with {name} {recorded}, expected {expected} as "
+            f"in its params.yaml; run `{command}`, or leave out depth {result.num_layers} with --num-layers"
+        )
+
+
+def _depth(result: DepthResult) -> AblationDepth:
+    names = AblationSeed.model_fields.keys() - {"plateau_epochs"}
+    plateaus = plateau_epochs(result)
+    seeds = [
+        AblationSeed(**{name: getattr(run, name) for name in names}, plateau_epochs=plateau)
+        for run, plateau in zip(result.runs.seeds, plateaus, strict=True)
+    ]
+    return AblationDepth(num_layers=result.num_layers, seeds=seeds)
+
+
+def _resolve(revision: str) -> str:
+    """The commit's hexadecimal name; a DVC experiment's reference is refs/exps/<two levels of its base>/<name>."""
+    references = (_git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{revision}") or "").split()
+    commit = _git("rev-parse", "--verify", "--quiet", f"{references[0] if references else revision}^{{commit}}")
+    if commit is None or len(references) > 1:
+        what = f"{len(references)} experiments of this name" if references else "no such commit or experiment"
+        raise UserError(f"revision {revision}: {what}; `dvc exp show --all-commits` lists them, a commit is always one")
+    return commit.strip()
+
+
+def _show(commit: str, path: str) -> str:
+    text = _git("show", f"{commit}:{path}")
+    if text is None:
+        raise UserError(f"{commit[:12]}:{path}: no such file in this commit; name a revision that has it, or leave out")
+    return text
+
+
+def _git(*arguments: str) -> str | None:
+    """What git writes; None if it fails."""
+    done = subprocess.run(  # noqa: S603 (arguments are not a shell's)
+        ["git", *arguments],  # noqa: S607 (git is found on the PATH)
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return None if done.returncode else done.stdout
+
+
+if __name__ == "__main__":
+    main()

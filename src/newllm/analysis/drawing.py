@@ -1,0 +1,129 @@
+"""What all pictures have in common: size, style and colours, and PNG bytes that are a function of the numbers alone.
+
+No date, no version, no style of the user's. Colours: viridis by depth, without its faint end (ordered in lightness, so
+it also reads in grey and with any colour vision), always with a second cue such as marker, position or label.
+"""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
+
+SIZE_INCHES = (10.0, 6.2)
+DOTS_PER_INCH = 120  # 1,200 pixels wide
+STYLE: Any = {
+    "font.size": 12,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "axes.axisbelow": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "legend.frameon": False,
+    "savefig.dpi": DOTS_PER_INCH,
+    "text.parse_math": False,
+}
+OURS = "#31688e"
+PUBLISHED = "#222222"
+MARKERS = "osD^vP*X"
+LABEL_HEIGHT = 0.055  # of the axes, for a line of text
+MOST_LABELS = 14  # depths; more labels would touch
+
+
+def png(draw: Callable[[Figure], None]) -> bytes:
+    """The picture that `draw` draws into a figure."""
+    with _own_style():
+        figure = Figure(figsize=SIZE_INCHES, layout="constrained")
+        draw(figure)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()
+
+
+@contextmanager
+def _own_style() -> Iterator[None]:
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
+
+
+def depth_colour(index: int, count: int) -> Any:
+    """The colour of the `index`-th of `count` depths."""
+    return mpl.colormaps["viridis"](0.88 * index / max(count - 1, 1))
+
+
+def layers(number: int) -> str:
+    """`1 layer`, `4 layers`."""
+    return "1 layer" if number == 1 else f"{number} layers"
+
+
+def spaced(positions: Sequence[float], span: float) -> list[float]:
+    """Those of ascending positions whose labels do not touch: 1/30 of the axis apart."""
+    kept = list(positions[:1])
+    for earlier, position in pairwise(positions):
+        if position > earlier and position - kept[-1] >= span / 30:
+            kept.append(position)
+    return kept
+
+
+def plain_numbers(axes: Axes, logarithmic: bool) -> None:
+    """Numbers in full on the vertical axis, without powers of ten or offsets."""
+    if logarithmic:
+        axes.set_yscale("log", nonpositive="clip")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=12))
+        axes.yaxis.set_minor_locator(NullLocator())
+    formatter = ScalarFormatter(useOffset=False)
+    formatter.set_scientific(False)
+    axes.yaxis.set_major_formatter(formatter)
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int = 3) -> None:
+    """What is labelled on the axes, below the figure."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(columns, len(labels)))
+
+
+def time_unit(seconds: float) -> tuple[str, float]:
+    """The unit in which a time is best written, and its seconds."""
+    if seconds >= 2 * 3600:
+        return "hours", 3600.0
+    return ("minutes", 60.0) if seconds >= 120 else ("seconds", 1.0)
+
+
+def label_lines(axes: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
+    """Names of lines right of the axes, at the heights where they end, moved apart as far as they would touch.
+
+    Args:
+        axes: with their limits set for good.
+        ends: value, name and colour of each line.
+    """
+    to_fraction = axes.transData + axes.transAxes.inverted()
+    heights = [(min(max(float(to_fraction.transform((1, value))[1]), 0.0), 1.0), name, c) for value, name, c in ends]
+    heights.sort(key=lambda end: end[0])
+    placed: list[float] = []
+    for height, _, _ in heights:
+        placed.append(max(height, placed[-1] + LABEL_HEIGHT) if placed else height)
+    over = max(placed[-1] - 1.0, 0.0) if placed else 0.0
+    for index in range(len(placed) - 1, -1, -1):  # back below the top, and those beneath in turn
+        ceiling = placed[index + 1] - LABEL_HEIGHT if index + 1 < len(placed) else 1.0
+        placed[index] = min(placed[index], ceiling) if over else placed[index]
+    for height, (_, name, line) in zip(placed, heights, strict=True):
+        colour = [0.7 * part for part in to_rgb(line)]  # a light line's colour is too light for text
+        axes.annotate(
+            name, (1.0, height), xycoords="axes fraction", xytext=(7, 0), textcoords="offset points",
+            va="center", color=colour, annotation_clip=False, fontweight="bold",
+        )  # fmt: skip
+
+
+def say_nothing_measured(figure: Figure, what: str) -> None:
+    """A picture of its own for what there is not, since the pipeline expects the file."""
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, f"{what}: nothing was measured", ha="center", va="center", color=PUBLISHED)

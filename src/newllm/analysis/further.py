@@ -1,0 +1,135 @@
+"""The report's sections on cost, `<unk>`, context and samples of text, in Markdown."""
+
+import math
+from collections.abc import Sequence
+
+from newllm.analysis.context import FAR, Reach, loss_by_position, reach
+from newllm.analysis.cost import mean_of_ways, petaflop_per_epoch, target, ways
+from newllm.analysis.diagnosis import Diagnosis
+from newllm.analysis.markdown import listed, number, p_value, plural, table
+from newllm.analysis.results import DepthResult
+from newllm.analysis.statistics import SIGNIFICANCE, holm, mean_interval
+from newllm.analysis.summary import Comparison
+from newllm.analysis.supplements import Supplements
+
+
+def cost_section(comparison: Comparison, supplements: Supplements) -> str:
+    """Epochs, seconds and operations of a training and of the way to the target, per depth."""
+    goal = target(comparison)
+    header = ["layers", "best epoch", "epochs run", "seconds a seed", "PFLOP a seed", "seeds that reach it"]
+    header += ["epochs to it", "seconds to it", "PFLOP to it"]
+    rows = [_cost_row(result, goal, supplements) for result in comparison.results]
+    what = "the best complete run of the notebook" if comparison.matches_published_data else "the worst depth’s mean"
+    text = (
+        f"“It” is a validation perplexity of {goal:.2f}, {what}: up to the first epoch at whose end a seed has it, "
+        "means over the seeds that do. PFLOP are 10¹⁵ floating-point operations of the training steps, computed from "
+        "the sizes: 6 for each weight that a position meets in a product, padding included, validation not."
+    )
+    return f"{text}\n\n{table(header, rows)}"
+
+
+def _cost_row(result: DepthResult, goal: float, supplements: Supplements) -> list[str]:
+    per_epoch = petaflop_per_epoch(result, supplements.training_data)
+    epochs_run = mean_interval(result.over_seeds("epochs_run")).mean
+    found = ways(result, goal)
+    way = mean_of_ways(found)
+    to_it = ["–"] * 3 if way is None else [f"{way.epochs:.1f}", f"{way.seconds:,.1f}", _petaflop(per_epoch, way.epochs)]
+    return [
+        str(result.num_layers),
+        f"{mean_interval(result.over_seeds('best_epoch')).mean:.1f}",
+        f"{epochs_run:.1f}",
+        f"{mean_interval(result.over_seeds('train_seconds')).mean:,.1f}",
+        _petaflop(per_epoch, epochs_run),
+        f"{sum(one is not None for one in found)} of {len(found)}",
+        *to_it,
+    ]
+
+
+def _petaflop(per_epoch: float | None, epochs: float) -> str:
+    return "not known" if per_epoch is None else f"{float(f'{per_epoch * epochs:.3g}'):,g}"
+
+
+def unk_section(comparison: Comparison, supplements: Supplements) -> str:
+    """Per depth, perplexity over the targets that are words, and whether it ranks the depths as the whole does."""
+    known = _diagnosed(comparison, supplements)
+    values = {d.num_layers: [seed.val_ppl_without_unk for seed in d.seeds] for _, d in known}
+    rows = [
+        [str(r.num_layers), number(mean_interval(r.over_seeds("val_ppl"))), number(mean_interval(values[r.num_layers]))]
+        for r, _ in known
+    ]
+    with_unk = min(known, key=lambda pair: mean_interval(pair[0].over_seeds("val_ppl")).mean)[0].num_layers
+    without = min(values, key=lambda depth: mean_interval(values[depth]).mean)
+    lowest = f"{without}, as with it" if with_unk == without else f"{without}, with it {with_unk}"
+    text = (
+        "Validation perplexity at the best epoch over all targets, and over those that are not `<unk>`; predicting "
+        "`<unk>` for one of these counts as the error that it is. The depth of the lowest mean without `<unk>` is "
+        f"{lowest}."
+    )
+    return f"{text}\n\n{table(['layers', 'val PPL', 'val PPL without `<unk>`'], rows)}"
+
+
+def context_section(comparison: Comparison, supplements: Supplements) -> str:
+    """Perplexity by number of tokens read, and whether anything from further back than ten tokens is of use."""
+    rows, reaches = [], []
+    for _, diagnosis in _diagnosed(comparison, supplements):
+        means = {read: mean for read, mean, _, _ in loss_by_position(diagnosis)}
+        found = reach(diagnosis, supplements.stride) if supplements.stride else None
+        reaches += [found] if found else []
+        shown = [f"{math.exp(means[read]):.2f}" if read in means else "–" for read in (1, FAR)]
+        last = f"{math.exp(means[max(means)]):.2f} ({max(means)})" if means else "–"
+        gain = number(found.gain, signed=True, decimals=3) if found else "–"
+        rows.append([str(diagnosis.num_layers), *shown, last, gain])
+    text = (
+        "Validation perplexity by number of tokens read, in windows that continue a row: they begin with an empty "
+        "context in the middle of a text. The last column is the gain in nats from one stride more of context where "
+        f"more than {FAR} tokens are read already; nearly the same words are predicted with less context and with more."
+    )
+    header = ["layers", "PPL after 1 token", f"after {FAR}", "after the last (token)", f"gain beyond {FAR} tokens"]
+    return "\n\n".join([text, table(header, rows), _carries(reaches)])
+
+
+def _carries(reaches: Sequence[Reach]) -> str:
+    decided = [found for found in reaches if found.p is not None]
+    adjusted = dict(
+        zip([found.num_layers for found in decided], holm([found.p or 0.0 for found in decided]), strict=True)
+    )
+    if not decided:
+        return f"The windows are too short to tell whether the context vector carries anything past {FAR} tokens."
+    first = decided[0]
+    shown = [found for found in decided if adjusted[found.num_layers] < SIGNIFICANCE and found.gain.mean > 0]
+    largest = max(decided, key=lambda found: found.gain.mean)
+    percent = 100 * (1 - math.exp(-largest.gain.mean))
+    figures = (
+        f"{first.stride} tokens more are worth {number(largest.gain, signed=True, decimals=3)} nats at depth "
+        f"{largest.num_layers} ({percent:.1f} % of perplexity, p {p_value(adjusted[largest.num_layers])} by Holm’s "
+        "method), the most of all depths; interval and test are of "
+        f"the scatter of {plural(first.positions, 'position')}"
+    )
+    if not shown:
+        return f"**No depth is shown to carry anything past {FAR} tokens**: {figures}."
+    depths = listed([found.num_layers for found in shown])
+    which = "every depth measured" if len(shown) == len(decided) else f"depths {depths}"
+    return f"**The context vector carries something past {FAR} tokens at {which}**: {figures}."
+
+
+def samples_section(comparison: Comparison, supplements: Supplements) -> str:
+    """What the best depth writes, or the first diagnosed one if the best was not, as text that Markdown leaves be."""
+    diagnosis = supplements.diagnosis(comparison.best.num_layers) or supplements.diagnoses[0]
+    lines = []
+    for text in diagnosis.samples.texts:
+        lines += [
+            f"    {text.prompt} …",
+            f"      most probable: {text.greedy}",
+            f"      drawn:         {text.sampled}",
+            "",
+        ]
+    title = (
+        f"Depth {diagnosis.num_layers}, seed {diagnosis.samples.seed}: the most probable next tokens one after "
+        "another, and tokens drawn at temperature 1."
+    )
+    return "\n".join([title, "", *(" ".join(line.split("\n")) for line in lines)]).rstrip()
+
+
+def _diagnosed(comparison: Comparison, supplements: Supplements) -> list[tuple[DepthResult, Diagnosis]]:
+    pairs = [(result, supplements.diagnosis(result.num_layers)) for result in comparison.results]
+    return [(result, diagnosis) for result, diagnosis in pairs if diagnosis is not None]

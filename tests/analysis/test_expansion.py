@@ -1,0 +1,170 @@
+"""Grown contexts: files refused, differences against scipy, and the sentences on both sides."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from newllm.analysis.expansion import Grown, against_base, against_longer, against_scratch, load_grown, of_pattern
+from newllm.analysis.experiments import grown_section
+from newllm.analysis.results import load_results
+from newllm.errors import UserError
+from tests.analysis.metrics_files import final_perplexity, write_all, write_expand
+
+GAINS = {"freeze": 0.1, "finetune": 0.5, "longer": 0.2, "scratch": 0.52}
+
+
+def load(root: Path) -> list[Grown]:
+    results = load_results((1, 4, 6), root / "metrics", root / "plots/curves")
+    return load_grown(results, root / "metrics/expand", root / "plots/expand")
+
+
+def write(root: Path, depths: tuple[int, ...] = (1, 4), **gains: float) -> None:
+    for depth in depths:
+        for pattern, gain in (GAINS | gains).items():
+            write_expand(root, depth, pattern, gain, noise=0.01 * (1 + depth * GAINS[pattern]))
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_all(tmp_path)
+    write(tmp_path)
+    return tmp_path
+
+
+def test_reads_what_there_is(root: Path) -> None:
+    write_expand(root, 6, "freeze", 0.1)
+    (root / "metrics/expand/4-joint.json").write_text("rubbish")
+    (root / "metrics/expand/4-freeze.json").unlink()
+    found = load(root)
+    assert [(one.num_layers, one.pattern) for one in found] == [
+        (1, "freeze"), (1, "finetune"), (1, "longer"), (1, "scratch"), (4, "finetune"), (4, "longer"), (4, "scratch")
+    ]  # fmt: skip
+    assert of_pattern(found, 4, "freeze") is None
+    assert (found[0].context_dim, found[0].num_params) == (512, 1_951_208)
+    assert len(found[0].curve) == 15
+    assert load_grown([], root / "nowhere", root / "nowhere") == []
+
+
+def test_differences_against_scipy(root: Path) -> None:
+    grown = load(root)
+    values = {(one.num_layers, one.pattern): one.over_seeds("val_ppl") for one in grown}
+    base = {depth: [final_perplexity(depth, seed) for seed in range(5)] for depth in (1, 4)}
+    found = against_base(grown)
+    assert list(found) == [(d, p) for d in (1, 4) for p in ("freeze", "finetune", "longer")]
+    for (depth, pattern), change in found.items():
+        interval = stats.ttest_rel(values[depth, pattern], base[depth]).confidence_interval()
+        assert (change.difference.low, change.difference.high) == pytest.approx((interval.low, interval.high))
+    paired = against_longer(grown)
+    assert list(paired) == [(d, p) for d in (1, 4) for p in ("freeze", "finetune")]
+    raw = {key: stats.ttest_rel(values[key], values[key[0], "longer"]).pvalue for key in paired}
+    largest = 0.0
+    for rank, key in enumerate(sorted(raw, key=lambda key: raw[key])):
+        largest = max(largest, (4 - rank) * raw[key])
+        assert paired[key].adjusted_p == pytest.approx(largest, rel=1e-4)
+    welch = against_scratch(grown)
+    for key, change in welch.items():
+        test = stats.ttest_ind(values[key], values[key[0], "scratch"], equal_var=False)
+        interval = test.confidence_interval()
+        assert (change.difference.low, change.difference.high) == pytest.approx((interval.low, interval.high))
+        assert change.adjusted_p is not None
+        assert change.adjusted_p >= test.pvalue
+
+
+def test_one_seed(tmp_path: Path) -> None:
+    write_all(tmp_path, seeds=1)
+    write(tmp_path)
+    grown = load(tmp_path)
+    assert {change.adjusted_p for change in against_base(grown).values()} == {None}
+    section = grown_section(grown)
+    assert "±" not in section
+    assert "not shown to gain anything" in section
+
+
+def test_section(root: Path) -> None:
+    section = grown_section(load(root))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    assert [row[:2] for row in rows[2:7]] == [
+        ["1", "base"], ["1", "`freeze`"], ["1", "`finetune`"], ["1", "`longer`"], ["1", "`scratch`"]
+    ]  # fmt: skip
+    finetune = rows[4]
+    base = sum(final_perplexity(1, seed) for seed in range(5)) / 5
+    assert finetune[2:4] == ["512", "1,951,208"]
+    assert float(finetune[4]) == pytest.approx(float(finetune[5]), abs=2e-4)
+    assert finetune[6].startswith(f"{base - 0.5:.2f} ± ")
+    assert finetune[7].startswith(f"{base - 1.5:.2f} ± ")
+    assert finetune[8].startswith("−0.50 ± 0.0")
+    assert finetune[9].startswith("−0.30")
+    assert finetune[9].endswith("(p < 0.0001)")
+    assert finetune[10].startswith("+0.02 ± ")
+    assert rows[6][8:] == ["–", "–", "–"]
+    assert "**Depth 1.** Before the first step a grown model is within 1e-05 nats of its base." in section
+    assert "`longer` is better than the base. `freeze` is better than the base; worse than `longer`; worse" in section
+    assert "`finetune` is better than the base; better than `longer`; not to be told from `scratch`." in section
+    assert "So growing by `finetune` gains more than training longer does." in section
+
+
+def test_growth_that_gains_nothing(root: Path) -> None:
+    write(root, finetune=0.2)
+    assert "`finetune` gains more" not in grown_section(load(root))
+    assert "So growing is not shown to gain anything that training longer does not." in grown_section(load(root))
+    write(root, freeze=0.6, finetune=0.2)
+    assert "So growing by `freeze` gains more" in grown_section(load(root))
+
+
+def test_without_the_control(root: Path) -> None:
+    for depth in (1, 4):
+        (root / f"metrics/expand/{depth}-longer.json").unlink()
+    section = grown_section(load(root))
+    assert "Without `longer` there is no telling" in section
+    assert "better than `longer`" not in section
+
+
+def seed(**values: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda document: document["runs"][0]["seeds"][1].update(values)
+
+
+BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda document: document.update(num_layers=1), "found num_layers 1, expected 4"),
+    (lambda document: document["runs"][0].update(pattern="finetune"), "found pattern finetune, expected freeze"),
+    (lambda document: document["runs"][0].pop("context_dim"), "runs.0.context_dim is missing"),
+    (lambda document: document.update(runs=[]), "runs"),
+    (lambda document: document["runs"][0]["seeds"].pop(), "found the seeds [0, 1, 2, 3]"),
+    (lambda document: document.update(val_ppl=19.0), "the mean of the seeds in its list"),
+    (lambda document: document.update(new=1), "unknown key new"),
+    (seed(base_val_loss=2.5), "seed 1: found base_val_loss 2.5000, but metrics/runs has"),
+    (seed(start_val_loss=float("nan")), "start_val_loss"),
+    (seed(val_ppl=0.5), "val_ppl"),
+    (seed(epochs_run=4), "seed 1 has 3 rows up to epoch 3, but"),
+]
+
+
+@pytest.mark.parametrize(("alter", "expected"), BAD)
+def test_wrong_value(root: Path, alter: Callable[[dict[str, Any]], object], expected: str) -> None:
+    path = root / "metrics/expand/4-freeze.json"
+    document = json.loads(path.read_text())
+    alter(document)
+    path.write_text(json.dumps(document))
+    with pytest.raises(UserError) as caught:
+        load(root)
+    message = str(caught.value)
+    assert "expand/4-freeze." in message
+    assert expected in message
+    assert "run `dvc repro expand@4-freeze`" in message
+
+
+@pytest.mark.parametrize("name", ["metrics/expand/4-freeze.json", "plots/expand/4-freeze.csv"])
+@pytest.mark.parametrize("content", [b"", b"\xff", b"{}", b"a,b\n1,2\n"], ids=repr)
+def test_damaged_file(root: Path, name: str, content: bytes) -> None:
+    (root / name).write_bytes(content)
+    with pytest.raises(UserError, match=r"`dvc repro expand@4-freeze`"):
+        load(root)
+
+
+def test_curve_is_missing(root: Path) -> None:
+    (root / "plots/expand/1-scratch.csv").unlink()
+    with pytest.raises(UserError, match=r"expand/1-scratch\.csv: no such file; run `dvc repro expand@1-scratch`"):
+        load(root)

@@ -1,0 +1,98 @@
+"""metrics/summary.json against plain computations on the same inputs."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from newllm.analysis.headline import headline
+from newllm.analysis.results import load_results
+from newllm.analysis.summary import Comparison, compare
+from tests.analysis.metrics_files import DATA, final_perplexity, write_all, write_supplements
+from tests.analysis.studies import more, study
+
+
+def comparison(root: Path, studied: int = 6, **options: Any) -> Comparison:
+    write_all(root, **options)
+    return compare(load_results((1, 4, 6), root / "metrics", root / "plots/curves"), studied, 6, DATA)
+
+
+def summary_of(root: Path, compared: Comparison) -> dict[str, Any]:
+    return headline(compared, more(root, compared))
+
+
+def test_headline(tmp_path: Path) -> None:
+    summary = summary_of(tmp_path, comparison(tmp_path, studied=1))
+    ours, theirs = ([final_perplexity(depth, seed) for seed in range(5)] for depth in (1, 6))
+    assert summary["num_layers"] == 1
+    assert summary["val_ppl"] == pytest.approx(statistics.fmean(ours))
+    assert summary["test_ppl"] == pytest.approx(statistics.fmean(ours) - 1)
+    assert summary["val_ppl_ci95"] == pytest.approx(2.776445105 * statistics.stdev(ours) / 5**0.5)
+    assert summary["val_accuracy"] == pytest.approx(0.382)
+    assert summary["baseline"]["num_layers"] == 6
+    assert summary["baseline"]["val_ppl"] == pytest.approx(statistics.fmean(theirs))
+    welch = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval()
+    difference = summary["difference_from_baseline"]
+    assert difference["val_ppl"] == pytest.approx((welch.low + welch.high) / 2)
+    assert difference["val_ppl_ci95"] == pytest.approx((welch.high - welch.low) / 2)
+    assert difference["test_ppl_ci95"] == pytest.approx((welch.high - welch.low) / 2)
+    best = statistics.fmean(final_perplexity(4, seed) for seed in range(5))
+    assert summary["best"] == {
+        "num_layers": 4,
+        "val_ppl": pytest.approx(best),
+        "test_ppl": pytest.approx(best - 1),
+        "train_seconds": 40,
+    }
+
+
+def test_baseline_with_itself(tmp_path: Path) -> None:
+    assert summary_of(tmp_path, comparison(tmp_path))["difference_from_baseline"] == {"val_ppl": 0.0, "test_ppl": 0.0}
+
+
+def test_one_seed_has_no_interval(tmp_path: Path) -> None:
+    text = str(summary_of(tmp_path, comparison(tmp_path, studied=4, seeds=1)))
+    assert "ci95" not in text
+    assert "std" not in text
+    assert "adjusted_p" not in text
+
+
+def test_all_statistics_of_a_depth(tmp_path: Path) -> None:
+    compared = comparison(tmp_path)
+    write_supplements(tmp_path)
+    summary = summary_of(tmp_path, compared)
+    values = {depth: [final_perplexity(depth, seed) for seed in range(5)] for depth in (1, 4, 6)}
+    row = summary["depths"][0]
+    assert row["num_layers"] == 1
+    assert row["val_ppl"] == pytest.approx(statistics.fmean(values[1]))
+    assert row["val_ppl_std"] == row["test_ppl_std"] == pytest.approx(statistics.stdev(values[1]))
+    assert row["test_ppl_ci95"] == pytest.approx(2.776445105 * row["val_ppl_std"] / 5**0.5)
+    assert row["val_accuracy_std"] == pytest.approx(0.001 * 2.5**0.5)
+    assert row["train_seconds"] == 10
+    assert row["val_ppl_without_unk"] == pytest.approx(statistics.fmean(values[1]) * 2.718281828**0.9)
+    p_values = [stats.ttest_ind(values[depth], values[4], equal_var=False).pvalue for depth in (1, 6)]
+    holm = sorted([2 * min(p_values), max(p_values)])
+    found = sorted(summary["depths"][index]["against_best"]["adjusted_p"] for index in (0, 2))
+    assert found == pytest.approx(holm)
+    assert "against_best" not in summary["depths"][1]
+    assert "against_baseline" not in summary["depths"][2]
+    assert summary["not_distinguishable_from_best"] == [4]
+    assert summary["num_not_distinguishable_from_best"] == 1
+
+
+def test_verdicts_are_counted(tmp_path: Path) -> None:
+    compared = study(tmp_path, {5: 20.7})
+    summary = summary_of(tmp_path, compared)
+    outcomes = [verdict["outcome"] for verdict in summary["verdicts"]]
+    assert len(outcomes) == 7
+    assert outcomes[1] == "refuted"
+    assert summary["claims"] == {name: outcomes.count(name) for name in ("supported", "refuted", "undecided")}
+
+
+def test_numbers_for_dvc_are_few(tmp_path: Path) -> None:
+    """What stands in lists DVC leaves out."""
+    summary = summary_of(tmp_path, comparison(tmp_path))
+    flat = [value for part in summary.values() for value in (part.values() if isinstance(part, dict) else [part])]
+    assert sum(not isinstance(value, list) for value in flat) < 30
+    assert not [value for value in flat if isinstance(value, dict)]

@@ -1,0 +1,159 @@
+"""Experiments are collected from the commits of a made-up repository."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from newllm.analysis.ablation import load_ablations
+from tests.analysis.metrics_files import PARAMETERS, final_perplexity, write_all
+
+ROOT = Path(__file__).parent.parent
+WHO = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+
+
+class Repository:
+    """A git repository with a study, in which experiments are committed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.git("init", "-q")
+        shutil.copy(ROOT / "params.yaml", folder)
+        write_all(folder, (4, 6, 8), parameters=PARAMETERS)
+        self.study = self.commit()
+
+    def git(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=self.folder, env={**os.environ, **WHO}, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    def commit(self) -> str:
+        self.git("add", "-A")
+        self.git("commit", "-qm", "made up")
+        return self.git("rev-parse", "HEAD")
+
+    def experiment(self, changes: Mapping[str, Any], depths: tuple[int, ...] = (4, 6, 8), gain: float = 0.2) -> str:
+        """A commit beside the study's, as DVC makes one; the study is checked out again."""
+        parameters, values = copy.deepcopy(PARAMETERS), yaml.safe_load((self.folder / "params.yaml").read_text())
+        for name, value in changes.items():
+            section, key = name.split(".")
+            values[section][key] = value
+            if section in parameters:
+                parameters[section][key] = value
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(values))
+        write_all(
+            self.folder, depths, parameters=parameters, perplexity_of=lambda d, seed: final_perplexity(d, seed) - gain
+        )
+        commit = self.commit()
+        self.git("reset", "--hard", "-q", self.study)
+        return commit
+
+    def collect(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "ablations.collect", *arguments],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path)
+
+
+def test_collects(repository: Repository) -> None:
+    commits = [repository.experiment({"model.residual": True}), repository.experiment({"train.warmup_epochs": 10})]
+    repository.git("update-ref", "refs/exps/ab/cdef/warm-one", commits[1])
+    done = repository.collect(f"residual={commits[0]}", "warmup=warm-one")
+    assert done.returncode == 0, done.stderr
+    assert "residual, depth 8: val PPL 21.4" in done.stdout
+    residual, warmup = load_ablations(repository.folder / "ablations/results.json")
+    assert (residual.revision, warmup.revision) == tuple(commits)
+    assert (residual.changes, warmup.changes) == ({"model.residual": True}, {"train.warmup_epochs": 10})
+    assert residual.command == "dvc exp run --name residual -S model.residual=true evaluate@4 evaluate@6 evaluate@8"
+    assert warmup.parameters["train.warmup_epochs"] == 10
+    assert [depth.num_layers for depth in warmup.depths] == [4, 6, 8]
+    assert residual.depths[1].over_seeds("val_ppl") == [final_perplexity(6, seed) - 0.2 for seed in range(5)]
+    assert residual.depths[1].over_seeds("best_epoch") == [3, 2, 3, 3, 3]
+    assert residual.depths[1].over_seeds("plateau_epochs") == [2, 1, 2, 2, 2]
+    assert repository.git("status", "--porcelain") == "?? ablations/"
+
+
+def test_depths_that_the_experiment_did_not_train(repository: Repository) -> None:
+    commit = repository.experiment({"model.residual": True, "model.num_layers": 8}, depths=(4, 8))
+    done = repository.collect(f"residual={commit}")
+    assert done.returncode == 1
+    assert f"{commit}:metrics/runs" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert repository.collect(f"residual={commit}", "--num-layers", "8", "4").returncode == 0
+
+
+def test_untouched_depth_alone(repository: Repository) -> None:
+    commit = repository.experiment({"model.residual": True}, depths=(4,))
+    done = repository.collect(f"residual={commit}", "--num-layers", "6")
+    assert done.returncode == 1
+    assert "metrics/runs/6.json: trained with model.residual False, expected True" in done.stderr
+    assert "dvc exp run --name residual -S model.residual=true evaluate@6`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model.residual": True, "model.dropout": 0.2}, "found model.dropout 0.2, expected 0.1"),
+        ({"data.stride": 16, "model.residual": True}, "found data.stride 16, expected 32"),
+        ({"train.seeds": [0, 1], "train.warmup_epochs": 5}, "found train.seeds [0, 1]"),
+        ({"model.residual": False}, "no switch differs"),
+    ],
+)
+def test_other_changes_are_refused(repository: Repository, changes: dict[str, Any], expected: str) -> None:
+    earlier = repository.folder / "ablations/results.json"
+    earlier.parent.mkdir()
+    earlier.write_text('{"experiments": []}')
+    commit = repository.experiment(changes)
+    earlier.parent.mkdir(exist_ok=True)
+    earlier.write_text('{"experiments": []}')
+    done = repository.collect(f"a={commit}")
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert f"{commit}:params.yaml" in done.stderr
+    assert json.loads(earlier.read_text()) == {"experiments": []}
+
+
+def test_bad_arguments(repository: Repository) -> None:
+    for arguments, expected in (
+        (["residual"], "expected NAME=REVISION"),
+        (["=abc"], "expected NAME=REVISION"),
+        (["a=nowhere"], "revision nowhere: no such commit or experiment"),
+        (["a=HEAD"], "no switch differs"),
+    ):
+        done = repository.collect(*arguments)
+        assert done.returncode != 0
+        assert expected in done.stderr
+        assert "Traceback" not in done.stderr
+    commit = repository.experiment({"model.residual": True})
+    done = repository.collect(f"a={commit}", "--num-layers", "3")
+    assert "metrics/layers/3.json: no such file in this commit" in done.stderr
+
+
+def test_damaged_results_name_the_revision(repository: Repository) -> None:
+    (repository.folder / "metrics/layers/8.json").write_text("{}")
+    commit = repository.experiment({"model.residual": True}, depths=(4, 6))
+    done = repository.collect(f"a={commit}")
+    assert f"error: {commit}:metrics/layers/8.json: key num_layers is missing" in done.stderr
+
+
+def test_the_committed_table_is_valid() -> None:
+    for ablation in load_ablations(ROOT / "ablations/results.json"):
+        assert ablation.command.startswith("dvc exp run")
