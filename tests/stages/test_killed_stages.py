@@ -51,7 +51,7 @@ def clean(project: Project) -> Iterator[None]:
 
 
 def begun(project: Project, command: tuple[str, ...], **variables: str) -> subprocess.Popen[str]:
-    """The command in a process group of its own, in its second epoch."""
+    """The command in a process group of its own, after its first state."""
     process = subprocess.Popen(
         command,
         cwd=project.folder,
@@ -64,6 +64,10 @@ def begun(project: Project, command: tuple[str, ...], **variables: str) -> subpr
     assert process.stdout
     while "epoch 1/" not in (line := process.stdout.readline()):
         assert line, "training ended"
+    states = Path(variables.get("NEWLLM_STATES", project.folder / "checkpoints"))
+    while not [*states.glob("*/*.safetensors")]:  # the epoch's line comes before its state
+        assert process.poll() is None
+        time.sleep(0.01)
     return process
 
 
