@@ -22,17 +22,20 @@ import torch
 
 from benchmarks import cases
 from newllm.files import write_json
-from newllm.training.device import describe
+from newllm.training.device import DTYPES, describe
 from newllm.training.provenance import git_state
 
 RESULTS = Path(__file__).resolve().parent / "results"
-BATCH = {"cuda": 2048, "cpu": 128}  # windows a step
+BATCH = 2048  # windows a step
+SMALL_BATCH = 128  # on a CPU, beside the other
 BUDGET = {"cuda": 1.0, "cpu": 6.0}  # seconds a case is timed for
 CASES = ("plain_loop", "lstm", "engine")
 COLUMNS = (
     ("case", "case"),
     ("num_layers", "layers"),
     ("num_seeds", "seeds"),
+    ("batch_size", "batch"),
+    ("precision", "precision"),
     ("ms_per_step", "ms a step"),
     ("ms_per_step_per_seed", "ms a step and seed"),
     ("tokens_per_second", "tokens/s"),
@@ -64,11 +67,10 @@ def main() -> None:
     if options.start_up:
         print(start_up_seconds(device, precision))
         return
-    batch = BATCH[device.type]
     rate = product_rate(device, precision)
-    print(f"{describe(device)}, torch {torch.__version__}, {precision}, batch {batch} x {cases.LENGTH} positions")
+    print(f"{describe(device)}, torch {torch.__version__}, {cases.LENGTH} positions")
     print(f"a large {precision} matrix product runs at {rate / 1e12:.3g} TFLOP/s here\n")
-    rows = run_cases(compared(batch, device, precision, options.cases), COLUMNS, device, rate)
+    rows = run_cases(compared(device, precision, options.cases), COLUMNS, device, rate)
     if set(options.cases) != set(CASES):
         return
     results: dict[str, Any] = {"rows": rows}
@@ -76,6 +78,8 @@ def main() -> None:
         print()
         others = run_cases(scaled(device, precision), SCALING_COLUMNS, device, rate)
         results["scaling"] = [row for row in rows if row["case"] == "engine"] + others
+        full = cases.engine(6, 5, BATCH, device, precision, padding=False)
+        results["full_windows"] = measure(full, BATCH, device, rate)
         results["epoch"] = epoch_times(device, precision)
         results["start_up_seconds"] = start_up_in_a_fresh_process()
         for name, value in (results["epoch"] | {"start_up_seconds": results["start_up_seconds"]}).items():
@@ -89,7 +93,7 @@ def main() -> None:
         "git_commit": commit,
         "git_dirty": dirty,
         "precision": precision,
-        "batch_size": batch,
+        "batch_size": BATCH,
         "positions": cases.LENGTH,
         "product_tflops": rate / 1e12,
     }
@@ -97,19 +101,24 @@ def main() -> None:
     print(f"\nwritten to {RESULTS / name}.json")
 
 
-def compared(
-    batch: int, device: torch.device, precision: str, wanted: Sequence[str]
-) -> Iterator[tuple[cases.Case, int]]:
-    """The plain loop, the LSTM and the engine at the study's sizes, each with its batch."""
-    depths = (1, 4, 6, 8) if device.type == "cuda" else (1, 4)
-    if "lstm" in wanted:
-        yield cases.lstm(batch, device, precision), batch
-    for depth in depths:
-        if "plain_loop" in wanted:
-            yield cases.plain_loop(depth, batch, device, precision), batch
-        if "engine" in wanted:
-            for stack in (1, 5) if device.type == "cuda" else (1,):
-                yield cases.engine(depth, stack, batch, device, precision), batch
+def compared(device: torch.device, precision: str, wanted: Sequence[str]) -> Iterator[tuple[cases.Case, int]]:
+    """The plain loop, the LSTM and the engine at the study's sizes, each with its batch.
+
+    On a CPU with small batches too, and the engine in bf16 too if the CPU's products are faster in it.
+    """
+    on_gpu = device.type == "cuda"
+    faster = not on_gpu and product_rate(device, "bf16") > product_rate(device, precision)
+    for batch in (BATCH,) if on_gpu else (SMALL_BATCH, BATCH):
+        if "lstm" in wanted:
+            yield cases.lstm(batch, device, precision), batch
+        for depth in (1, 4, 6, 8) if on_gpu else (1, 4):
+            if "plain_loop" in wanted:
+                yield cases.plain_loop(depth, batch, device, precision), batch
+            if "engine" in wanted:
+                for stack in (1, 5) if on_gpu else (1,):
+                    yield cases.engine(depth, stack, batch, device, precision), batch
+                if faster:
+                    yield cases.engine(depth, 1, batch, device, "bf16"), batch
 
 
 def scaled(device: torch.device, precision: str) -> Iterator[tuple[cases.Case, int]]:
@@ -190,6 +199,7 @@ def measure(case: cases.Case, batch: int, device: torch.device, rate: float) -> 
         "case": case.name,
         "batch_size": batch,
         "hidden_size": case.hidden_size,
+        "precision": case.precision,
         "num_layers": case.num_layers,
         "num_seeds": case.num_seeds,
         "ms_per_step": milliseconds,
@@ -232,8 +242,7 @@ def _one_ms(step: Callable[[], object], device: torch.device) -> float:
 def product_rate(device: torch.device, precision: str) -> float:
     """Floating-point operations a second of a large matrix product of random numbers."""
     size = 8192 if device.type == "cuda" else 1536
-    dtype = torch.float16 if precision == "fp16" else torch.float32
-    left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    left, right = (torch.randn(size, size, device=device).to(DTYPES[precision]) for _ in range(2))  # type: ignore[index]
     milliseconds = median_ms(lambda: left @ right, device, 1.0)
     return 2 * size**3 / (milliseconds / 1e3)
 

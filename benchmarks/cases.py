@@ -16,6 +16,9 @@ from newllm.training.trainer import StackTrainer
 
 LENGTH = 63  # positions of a window
 VOCABULARY_SIZE = 1000
+# of WikiText-2's training windows a fifth is padded; tokens of these at every twentieth of their number
+SHORT_EVERY = 5
+SHORT_LENGTHS = (7, 7, 7, 7, 8, 8, 9, 9, 9, 10, 10, 11, 12, 13, 15, 20, 27, 37, 47, 56)
 DROPOUT = 0.1
 LEARNING_RATE = 8e-4
 
@@ -28,6 +31,7 @@ class Case:
     num_layers: int
     num_seeds: int
     hidden_size: int
+    precision: str
     flops_per_position: int
     prepare: Callable[[], Callable[[], None]]
 
@@ -37,11 +41,17 @@ def study_shape(num_layers: int, hidden_size: int = 512) -> ModelShape:
     return ModelShape(VOCABULARY_SIZE, 256, 256, hidden_size, num_layers)
 
 
-def random_windows(batch: int, device: torch.device) -> Tensor:
-    """Ids [B, T + 1] like the corpus: about a third of all words are `<unk>` (1), and nothing is padding."""
+def random_windows(batch: int, device: torch.device, padding: bool = True) -> Tensor:
+    """Ids [B, T + 1] like the corpus: about a third of all words are `<unk>` (1), and a fifth of the windows is short.
+
+    Without `padding` every window is full.
+    """
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(4, VOCABULARY_SIZE, (batch, LENGTH + 1), generator=generator)
     ids[torch.rand(ids.shape, generator=generator) < 0.3] = 1
+    if padding:
+        for index in range(0, batch, SHORT_EVERY):
+            ids[index, SHORT_LENGTHS[index // SHORT_EVERY % len(SHORT_LENGTHS)] :] = 0
     return ids.int().to(device)
 
 
@@ -68,7 +78,7 @@ def plain_loop(num_layers: int, batch: int, device: torch.device, precision: str
 
         return run
 
-    return Case("plain_loop", num_layers, 1, shape.hidden_size, shape.flops_per_position, prepare)
+    return Case("plain_loop", num_layers, 1, shape.hidden_size, precision, shape.flops_per_position, prepare)
 
 
 def lstm(batch: int, device: torch.device, precision: str) -> Case:
@@ -92,17 +102,23 @@ def lstm(batch: int, device: torch.device, precision: str) -> Case:
         return run
 
     products = 4 * hidden_size * (embedding_dim + hidden_size) + VOCABULARY_SIZE * hidden_size
-    return Case("lstm", 1, 1, hidden_size, 6 * products, prepare)
+    return Case("lstm", 1, 1, hidden_size, precision, 6 * products, prepare)
 
 
 def engine(
-    num_layers: int, num_seeds: int, batch: int, device: torch.device, precision: str, hidden_size: int = 512
+    num_layers: int,
+    num_seeds: int,
+    batch: int,
+    device: torch.device,
+    precision: str,
+    hidden_size: int = 512,
+    padding: bool = True,
 ) -> Case:
     """This project's trainer with a stack of seeds."""
     shape = study_shape(num_layers, hidden_size)
 
     def prepare() -> Callable[[], None]:
-        trainer = stack_trainer(shape, num_seeds, batch, (batch, batch), device, precision)
+        trainer = stack_trainer(shape, num_seeds, batch, (batch, batch), device, precision, padding)
         trainer.start_epoch(1)
 
         def run() -> None:
@@ -111,11 +127,17 @@ def engine(
 
         return run
 
-    return Case("engine", num_layers, num_seeds, hidden_size, shape.flops_per_position, prepare)
+    return Case("engine", num_layers, num_seeds, hidden_size, precision, shape.flops_per_position, prepare)
 
 
 def stack_trainer(
-    shape: ModelShape, num_seeds: int, batch: int, sizes: tuple[int, int], device: torch.device, precision: str
+    shape: ModelShape,
+    num_seeds: int,
+    batch: int,
+    sizes: tuple[int, int],
+    device: torch.device,
+    precision: str,
+    padding: bool = True,
 ) -> StackTrainer:
     """This project's trainer on random windows, as many for training and for validation as `sizes` says."""
     config = TrainConfig(
@@ -130,7 +152,7 @@ def stack_trainer(
         patience=1,
         min_improvement=0,
     )
-    windows = random_windows(sizes[0], device), random_windows(sizes[1], device)
+    windows = random_windows(sizes[0], device, padding), random_windows(sizes[1], device, padding)
     progress = Progress(shape.num_layers, 1, 1, 1, silent=True)
     return StackTrainer(shape, DROPOUT, config, windows, config.seeds, progress)
 

@@ -53,10 +53,22 @@ def table(results: dict[str, Any]) -> str:
         f"At depth 6 a seed of five takes {loop['ms_per_step'] / per_seed:.0f} times less than the plain loop, and "
         f"{lstm['ms_per_step'] / per_seed:.1f} times less than the LSTM, which has one layer. An epoch of five seeds "
         f"takes {epoch['training_seconds']:.2f} s, its validation {epoch['validation_seconds']:.3f} s more "
-        f"({100 * epoch['validation_share']:.1f} %). How a step grows with depth, seeds, batch and hidden size, and "
+        f"({100 * epoch['validation_share']:.1f} %). {_of_full_windows(results)}"
+        "How a step grows with depth, seeds, batch and hidden size, and "
         "where its time goes, is in [benchmarks/NOTES.md](benchmarks/NOTES.md).",
     ]
     return "\n".join(lines)
+
+
+def _of_full_windows(results: dict[str, Any]) -> str:
+    """What padding spares; the committed results may be older than the trainer that skips it."""
+    full = results.get("full_windows")
+    if full is None:
+        return ""
+    return (
+        "A fifth of the windows is padded like the corpus, and the trainer skips most of that, though its share counts "
+        f"it; with full windows alone depth 6 takes {full['ms_per_step_per_seed']:.2f} ms a step and seed. "
+    )
 
 
 def scaling_table(results: dict[str, Any]) -> str:

@@ -44,10 +44,18 @@ def test_committed_results_name_hardware_versions_and_commit() -> None:
 def test_every_case_runs_and_is_measured(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bench.BUDGET, "cpu", 0.0)
     device = torch.device("cpu")
-    case = next(case for case, _ in bench.compared(2, device, "fp32", [name]))
+    monkeypatch.setattr(bench, "SMALL_BATCH", 2)
+    case = next(case for case, _ in bench.compared(device, "fp32", [name]))
     row = bench.measure(case, 2, device, 1e12)
     assert row["case"] == name
     assert set(row) >= ROWS
     tokens = 2 * cases.LENGTH
     assert row["tokens_per_second"] == pytest.approx(tokens / row["ms_per_step"] * 1e3)
     assert row["model_tflops"] == pytest.approx(case.flops_per_position * row["tokens_per_second"] / 1e12)
+
+
+def test_windows_are_padded_like_the_corpus() -> None:
+    windows = cases.random_windows(2048, torch.device("cpu"))
+    assert (windows[:, 1:] != 0).double().mean().item() == pytest.approx(0.855, abs=0.01)
+    assert (windows != 0).all(1).double().mean().item() == pytest.approx(0.802, abs=0.005)
+    assert (cases.random_windows(64, torch.device("cpu"), padding=False) != 0).all()
