@@ -1,9 +1,7 @@
-"""The known trajectory of depth 6 beside ours: python -m benchmarks.trajectory, after a training of depth 6.
+"""The known trajectory of depth 6 beside ours, and all depths that are trained: python -m benchmarks.trajectory.
 
-    dvc exp run --set-param train.epochs=50 evaluate@6 && python -m benchmarks.trajectory
-
-Reads plots/curves/6.csv and metrics/runs/6.json; writes docs/trajectory.csv, docs/trajectory.png and
-docs/trajectory.md.
+For a study that is not complete, whose report cannot be written yet. Reads dvc.lock, plots/curves/ and
+metrics/runs/6.json; writes docs/trajectory.png and docs/trajectory.md.
 """
 
 import csv
@@ -11,11 +9,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import yaml
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from newllm.analysis.published import TRAJECTORY, TRAJECTORY_NUM_LAYERS
-from newllm.files import atomic_path, read_json, write_csv
+from newllm.analysis.markdown import number
+from newllm.analysis.published import POINTS, TRAJECTORY, TRAJECTORY_NUM_LAYERS
+from newllm.analysis.statistics import mean_interval
+from newllm.files import atomic_path, read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -28,11 +29,9 @@ def main() -> None:
     depth = TRAJECTORY_NUM_LAYERS
     curves = read_curves(ROOT / "plots" / "curves" / f"{depth}.csv")
     run = read_json(ROOT / "metrics" / "runs" / f"{depth}.json", f"evaluate@{depth}")["runs"][0]
-    rows = [row for seed in curves.values() for row in seed.values()]
-    write_csv(DOCS / "trajectory.csv", rows)
     draw(curves, DOCS / "trajectory.png")
     with atomic_path(DOCS / "trajectory.md") as beside:
-        beside.write_text(describe(curves, run), encoding="utf-8")
+        beside.write_text("\n".join([*describe(curves, run), *describe_depths(), ""]), encoding="utf-8")
 
 
 def read_curves(path: Path) -> Curves:
@@ -63,7 +62,7 @@ def draw(curves: Curves, path: Path) -> None:
         list(TRAJECTORY), list(TRAJECTORY.values()), color="black", marker="x", s=60, zorder=3, label="published"
     )
     axes.set_yscale("log")
-    ticks = [25, 30, 40, 50, 70, 100]
+    ticks = [21, 25, 30, 40, 50, 70, 100]
     axes.set_yticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("epoch")
@@ -75,7 +74,38 @@ def draw(curves: Curves, path: Path) -> None:
         figure.savefig(beside, dpi=150, metadata={"Software": None})
 
 
-def describe(curves: Curves, run: dict[str, Any]) -> str:
+def describe_depths() -> list[str]:
+    """A table of the best epochs of every depth whose training dvc.lock records."""
+    stages = yaml.safe_load((ROOT / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    published = {point.num_layers: point.val_ppl for point in POINTS}
+    lines = [
+        "## Depths that are trained",
+        "",
+        "The lowest validation perplexity of each seed and the accuracy in that epoch: mean over the seeds with its "
+        "95 % interval (Student), and the published value.",
+        "",
+        "| depth | seeds | published | perplexity | seeds' perplexities | accuracy | last epochs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for depth in sorted(int(name.split("@")[1]) for name in stages if name.startswith("train@")):
+        curves = read_curves(ROOT / "plots" / "curves" / f"{depth}.csv")
+        best = [min(curve.values(), key=lambda row: row["val_loss"]) for curve in curves.values()]
+        perplexities = [row["val_ppl"] for row in best]
+        mean, accuracy = mean_interval(perplexities), mean_interval([100 * row["val_accuracy"] for row in best])
+        cells = [
+            str(depth),
+            str(len(curves)),
+            f"{published[depth]:g}" if depth in published else "-",
+            number(mean),
+            ", ".join(f"{value:.2f}" for value in perplexities),
+            f"{accuracy.mean:.2f} %",
+            ", ".join(str(max(curve)) for curve in curves.values()),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def describe(curves: Curves, run: dict[str, Any]) -> list[str]:
     """The table, and how it was made."""
     seeds = list(curves)
     epochs = [epoch for epoch in TRAJECTORY if all(epoch in curve for curve in curves.values())]
@@ -99,8 +129,7 @@ def describe(curves: Curves, run: dict[str, Any]) -> str:
     published = f"{FINAL_ACCURACY_PCT} %" if last == max(TRAJECTORY) else "-"
     lines.append(f"| accuracy after {last} | {published} | " + " | ".join(cells) + " |")
     lines += ["", "![Validation perplexity after each epoch](trajectory.png)", ""]
-    lines += ["Every epoch of every seed is in [trajectory.csv](trajectory.csv).", ""]
-    return "\n".join(lines)
+    return [*lines, "Every epoch of every seed is in [plots/curves](../plots/curves).", ""]
 
 
 if __name__ == "__main__":
