@@ -1,5 +1,8 @@
 """What a trained model writes after a few words."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -39,7 +42,7 @@ def continuations(parameters: Parameters, vocabulary: Vocabulary, residual: bool
 
 def _continued(parameters: Parameters, tokens: Tensor, stream: torch.Generator | None, residual: bool) -> Tensor:
     """Tokens [B, T] with `NEW_TOKENS` more: the most probable, or, given a stream, drawn."""
-    with torch.no_grad():
+    with torch.no_grad(), _one_thread():
         for _ in range(NEW_TOKENS):
             # all positions again each time: they are few
             last = logits(parameters, tokens[None], residual=residual)[0, :, -1]
@@ -50,6 +53,17 @@ def _continued(parameters: Parameters, tokens: Tensor, stream: torch.Generator |
                 following = torch.multinomial(last.softmax(-1), 1, generator=stream)
             tokens = torch.cat([tokens, following], dim=1)
     return tokens
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products this small gain nothing from more, and threads that wait for each other cost five times as much."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _text(vocabulary: Vocabulary, ids: list[int]) -> str:
