@@ -444,7 +444,7 @@ def change_json_value(draw: Draw, parent: Any, key: Any) -> None:
         if what == "rename":
             parent.pop(key)
     else:
-        parent[key] = draw(METRICS)
+        parent[key] = copy.deepcopy(draw(METRICS))  # a copy, as what is put in may be changed in turn
 
 
 def changed_table(draw: Draw, content: bytes) -> bytes:
