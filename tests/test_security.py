@@ -23,6 +23,20 @@ def imported(tree: ast.AST) -> Iterator[str]:
             yield node.module.split(".")[0]
 
 
+def loaders_under_another_name(tree: ast.AST) -> Iterator[str]:
+    """Imports that would hide an unsafe loader from `unsafe_calls`, which knows it by its module's name."""
+    loaders = {"torch": {"load"}, "numpy": {"load"}, "yaml": {"load", "unsafe_load"}, "os": {"system"}}
+    usual = {"torch": "torch", "numpy": "np", "yaml": "yaml", "os": "os"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            hidden = loaders.get(node.module or "", set()) & {alias.name for alias in node.names}
+            yield from (f"line {node.lineno}: {node.module}.{name}" for name in hidden)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.asname not in (None, usual.get(alias.name, alias.asname)):
+                    yield f"line {node.lineno}: {alias.name} as {alias.asname}"
+
+
 def unsafe_calls(tree: ast.AST) -> Iterator[str]:
     """Calls that can run code from data: eval and its like, a shell, and loaders without their safe switch."""
     for node in ast.walk(tree):
@@ -31,8 +45,9 @@ def unsafe_calls(tree: ast.AST) -> Iterator[str]:
         name = ast.unparse(node.func)
         switches = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
         safe = {
-            "torch.load": switches.get("weights_only") == "True",
+            "torch.load": switches.get("weights_only") == "True",  # that is, torch.load(..., weights_only=True)
             "np.load": switches.get("allow_pickle") == "False",
+            "numpy.load": switches.get("allow_pickle") == "False",
             "yaml.load": switches.get("Loader") == "_Loader",  # of newllm.config, a SafeLoader
             "yaml.unsafe_load": False,
             "os.system": False,
@@ -53,14 +68,15 @@ def test_no_code_from_data_and_no_network(path: Path) -> None:
     assert not modules & UNPICKLING
     assert path == MAY_USE_NETWORK or not modules & NETWORK
     assert list(unsafe_calls(tree)) == []
+    assert list(loaders_under_another_name(tree)) == []
 
 
 @pytest.mark.parametrize(
     "code",
     [
         "eval(text)",
-        "torch.load(path)",
-        "torch.load(path, weights_only=False)",
+        "torch.load(path)",  # safe with weights_only=True
+        "torch.load(path, weights_only=False)",  # safe with weights_only=True
         "np.load(path)",
         "yaml.load(text, Loader=yaml.Loader)",
         "yaml.unsafe_load(text)",
@@ -69,6 +85,18 @@ def test_no_code_from_data_and_no_network(path: Path) -> None:
 )
 def test_the_reader_sees_what_is_unsafe(code: str) -> None:
     assert list(unsafe_calls(ast.parse(code)))
+
+
+@pytest.mark.parametrize("code", ["from torch import load", "import torch as t", "from os import system as run"])
+def test_the_reader_sees_loaders_under_another_name(code: str) -> None:
+    assert list(loaders_under_another_name(ast.parse(code)))
+
+
+@pytest.mark.parametrize(
+    "code", ["import numpy as np", "from safetensors.torch import load", "from torch import Tensor"]
+)
+def test_the_reader_allows_the_usual_imports(code: str) -> None:
+    assert list(loaders_under_another_name(ast.parse(code))) == []
 
 
 def test_unpickling_and_network_are_seen_wherever_they_are_imported() -> None:
