@@ -47,7 +47,7 @@ def test_readme_quotes_the_committed_metrics() -> None:
     if committed():
         assert replaced(text, results_section(ROOT)) == text, "run: python -m stages.readme"
     else:
-        assert "has not been run yet" in text
+        assert "The study is not complete yet" in text
 
 
 def test_section_is_replaced_and_nothing_else(project: Path) -> None:
