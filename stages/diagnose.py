@@ -10,7 +10,7 @@ from typing import Any
 from newllm.config import load_config
 from newllm.data.vocabulary import Vocabulary
 from newllm.errors import UserError
-from newllm.files import sha256, write_json
+from newllm.files import check_sha256, sha256, write_json
 from newllm.training.device import DTYPES, choose_device, describe
 from newllm.training.diagnostics import GRADIENT_WINDOWS, sample_windows, seed_diagnostics, targets_by_position
 from newllm.training.samples import continuations
@@ -32,6 +32,7 @@ def main() -> None:
     if sha256(TRAIN) != record.data_sha256:
         raise UserError(f"{TRAIN}: not the windows that {folder} was trained on; run `dvc repro train@{num_layers}`")
     vocabulary = Vocabulary.load(VOCABULARY)
+    check_sha256(VOCABULARY, "build_vocabulary")
     if len(vocabulary) != record.shape.vocabulary_size:
         raise UserError(
             f"{VOCABULARY}: found {len(vocabulary)} tokens, expected the {record.shape.vocabulary_size} of {folder}; "

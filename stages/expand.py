@@ -19,7 +19,7 @@ from newllm.analysis.layers import layer_metrics
 from newllm.config import Config, load_config
 from newllm.data.windows import load_windows
 from newllm.errors import UserError
-from newllm.files import atomic_path, write_csv, write_json
+from newllm.files import atomic_path, check_sha256, write_csv, write_json
 from newllm.model.definition import ModelShape, Parameters, initial_parameters
 from newllm.model.growth import grow, grown_shape, is_new
 from newllm.training.checkpoint import TrainingRecord, load, save
@@ -116,7 +116,10 @@ def check_frozen(start: Start, parameters: Parameters) -> None:
 
 
 def _windows(split: str, device: torch.device) -> Tensor:
-    return torch.from_numpy(load_windows(Path(f"data/windows/{split}.npy")).astype("int32")).to(device)
+    path = Path(f"data/windows/{split}.npy")
+    windows = load_windows(path)
+    check_sha256(path, "tokenize")
+    return torch.from_numpy(windows.astype("int32")).to(device)
 
 
 def _scores(parameters: Parameters, windows: Tensor, config: Config, device: torch.device) -> list[tuple[float, float]]:

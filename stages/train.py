@@ -11,7 +11,7 @@ import torch
 from newllm.config import Config, load_config
 from newllm.data.windows import load_windows
 from newllm.errors import UserError
-from newllm.files import atomic_path, sha256, write_csv
+from newllm.files import atomic_path, check_sha256, sha256, write_csv
 from newllm.model.definition import ModelShape
 from newllm.training.checkpoint import TrainingRecord, save
 from newllm.training.device import choose_device, describe
@@ -42,17 +42,18 @@ def main() -> None:
         num_layers,
         residual=model.residual,
     )
-    arrays = [load_windows(WINDOWS / f"{split}.npy") for split in ("train", "validation")]
-    for array, split in zip(arrays, ("train", "validation"), strict=True):
+    files = [WINDOWS / f"{split}.npy" for split in ("train", "validation")]
+    arrays = [load_windows(path) for path in files]
+    for array, path in zip(arrays, files, strict=True):
+        check_sha256(path, "tokenize")
         if (largest := int(array.max())) >= shape.vocabulary_size:
             raise UserError(
-                f"{WINDOWS / split}.npy: found id {largest}, expected less than data.vocabulary_size = "
-                f"{shape.vocabulary_size}; run `dvc repro tokenize`"
+                f"{path}: found id {largest}, expected less than data.vocabulary_size = {shape.vocabulary_size}; "
+                "run `dvc repro tokenize`"
             )
     windows = tuple(torch.from_numpy(array.astype("int32")).to(device) for array in arrays)
     print(f"depth {num_layers}: {shape.num_params:,} parameters, {config.train.precision}, {describe(device)}")
     weights, curves = Path("models") / str(num_layers), Path("plots/curves") / f"{num_layers}.csv"
-    files = [WINDOWS / f"{split}.npy" for split in ("train", "validation")]
     states = States(
         folder_of_states(os.environ, Path.cwd()),
         f"train@{num_layers}",

@@ -6,7 +6,7 @@ nothing, so it is no dependency of the stages: a new parameter does not make the
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -163,7 +163,8 @@ def load_config(path: Path) -> Config:
         values = yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run from the project's folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        # The last three are PyYAML's for a value that its tag does not allow, such as `!!bool x`.
         raise UserError(f"{path}: not valid YAML: {error}") from None
     return parse_config(values, path)
 
@@ -185,12 +186,12 @@ def parse_config(values: Any, path: Path) -> Config:
 
 
 def _describe(problem: Mapping[str, Any]) -> str:
-    name = ".".join(str(part) for part in problem["loc"])
-    found = repr(problem["input"])
+    name = ".".join(_shown(part, str) for part in problem["loc"])
+    found = _shown(problem["input"], repr)
     found = found if len(found) <= 60 else found[:57] + "..."
     if problem["type"] == "extra_forbidden":
         known = _field_names(problem["loc"][:-1])
-        close = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        close = difflib.get_close_matches(_shown(problem["loc"][-1], str), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
         return f"unknown parameter {name}; {hint}"
     if problem["type"] == "missing":
@@ -199,6 +200,14 @@ def _describe(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "value_error":
         return f"parameter {name}: {message}"
     return f"parameter {name}: found {found}; expected: {message[0].lower() + message[1:]}"
+
+
+def _shown(value: Any, form: Callable[[Any], str]) -> str:
+    """The value as text; Python refuses to print integers of more than some thousand digits."""
+    try:
+        return form(value)
+    except ValueError:
+        return "a number too long to be shown"
 
 
 def _field_names(location: tuple[int | str, ...]) -> list[str]:

@@ -69,3 +69,31 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_checksum(path: Path) -> None:
+    """Writes the SHA-256 of a file to `<path>.sha256`, which `sha256sum --check` reads."""
+    with atomic_path(_checksum_path(path)) as beside:
+        beside.write_text(f"{sha256(path)}  {path.name}\n", encoding="utf-8")
+
+
+def check_sha256(path: Path, made_by: str) -> None:
+    """Compares a file with the checksum that `write_checksum` wrote; `made_by` is the DVC stage that writes both.
+
+    Raises:
+        UserError: they differ, or one of them is missing.
+    """
+    beside = _checksum_path(path)
+    for needed in (path, beside):
+        if not needed.is_file():
+            raise UserError(f"{needed}: no such file; run `dvc repro {made_by}` to write it again")
+    found, expected = sha256(path), beside.read_text(encoding="utf-8", errors="replace")
+    if expected != f"{found}  {path.name}\n":
+        raise UserError(
+            f"{path}: found the SHA-256 {found}, expected {expected.strip()[:64]} as in {beside.name}: one of the two "
+            f"is damaged; run `dvc repro --force --single-item {made_by}` to write both again"
+        )
+
+
+def _checksum_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")

@@ -1,5 +1,6 @@
 """The three data stages as DVC runs them: `python -m stages.<name>` in a folder with the project's code."""
 
+import hashlib
 import json
 import os
 import resource
@@ -132,6 +133,35 @@ def test_bad_inputs_leave_earlier_outputs(project: Path) -> None:
     assert "data/vocabulary.json: found the keys tokens" in fails(project, "tokenize")
     (project / "params.yaml").write_text("data: 5\n")
     assert "params.yaml" in fails(project, "download")
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("build_vocabulary", "raw/train.txt"),
+        ("tokenize", "raw/train.txt"),
+        ("tokenize", "raw/validation.txt"),
+        ("tokenize", "raw/test.txt"),
+        ("tokenize", "vocabulary.json"),
+    ],
+)
+def test_a_flipped_bit_is_noticed(project: Path, name: str, path: str) -> None:
+    run_all(project)
+    file = project / "data" / path
+    content = file.read_bytes()
+    at = max(map(content.rfind, b"23456789")) if file.suffix == ".json" else len(content) // 2
+    file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    assert f"error: data/{path}: found the SHA-256" in fails(project, name)
+
+
+def test_checksums_are_those_of_sha256sum(project: Path) -> None:
+    run_all(project)
+    for file in ("raw/test.txt", "vocabulary.json", "windows/train.npy"):
+        beside = project / "data" / f"{file}.sha256"
+        expected = hashlib.sha256((project / "data" / file).read_bytes()).hexdigest()
+        assert beside.read_text() == f"{expected}  {Path(file).name}\n"
+        beside.unlink()
+    assert "data/vocabulary.json.sha256: no such file; run `dvc repro build_vocabulary`" in fails(project, "tokenize")
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -11,6 +11,7 @@ import yaml
 
 from demo.run import copy_project, environment
 from newllm.data.vocabulary import SPECIAL_TOKENS
+from newllm.files import write_checksum
 from tests.test_pipeline import SMALL, Project
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("training stages")]
@@ -110,11 +111,13 @@ def test_losses_that_training_did_not_see_are_refused(project: Project, name: st
     record = json.loads(before)
     record["seeds"][1]["val_loss"] += 0.02
     path.write_text(json.dumps(record))
+    write_checksum(path)
     try:
         output = fails(project, *stage(name))
         assert re.search(r"models/2: seed 1: found a validation loss of \d.*but training recorded", output)
     finally:
         path.write_text(before)
+        write_checksum(path)
 
 
 def test_diagnose_refuses_other_windows_and_another_vocabulary(project: Project) -> None:
@@ -126,10 +129,36 @@ def test_diagnose_refuses_other_windows_and_another_vocabulary(project: Project)
         path = project.folder / "data" / name
         before = path.read_bytes()
         path.write_bytes(changed(before))
+        write_checksum(path)
         try:
             output = fails(project, *stage("diagnose"))
             assert str(path.relative_to(project.folder)) in output
             assert words in output
+        finally:
+            path.write_bytes(before)
+            write_checksum(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("train", ["data/windows/train.npy", "data/windows/validation.npy"]),
+        ("evaluate", ["data/windows/validation.npy", "data/windows/test.npy", "models/2/weights.safetensors"]),
+        ("diagnose", ["data/windows/train.npy", "data/windows/validation.npy", "data/vocabulary.json"]),
+        ("diagnose", ["models/2/weights.safetensors", "models/2/training.json"]),
+    ],
+)
+def test_a_flipped_bit_is_noticed(project: Project, name: str, inputs: list[str]) -> None:
+    for name_of_input in inputs:
+        path = project.folder / name_of_input
+        before = path.read_bytes()
+        # in a value where only the checksum can tell: a count, a loss, the low bits of a number
+        at = max(map(before.rfind, b"23456789")) if path.suffix == ".json" else len(before) - 2
+        path.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
+        try:
+            output = fails(project, *stage(name))
+            assert f"error: {name_of_input}: found the SHA-256" in output
+            assert "dvc repro --force --single-item" in output
         finally:
             path.write_bytes(before)
 

@@ -66,6 +66,15 @@ def drop_a_tensor(folder: Path) -> None:
     save_file(values, folder / "weights.safetensors")
 
 
+def flip_a_bit(name: str) -> Callable[[Path], None]:
+    def flip(folder: Path) -> None:
+        content = (folder / name).read_bytes()
+        at = max(map(content.rfind, b"23456789")) if name == "training.json" else len(content) - 4
+        (folder / name).write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+
+    return flip
+
+
 def change_record(folder: Path) -> None:
     record = json.loads((folder / "training.json").read_text())
     record["seeds"] = "five"
@@ -82,11 +91,13 @@ def change_record(folder: Path) -> None:
         (change_record, r"training\.json: seeds: "),
         (lambda folder: (folder / "training.json").write_text("{"), r"training\.json: not valid JSON"),
         (lambda folder: (folder / "weights.safetensors").unlink(), r"weights\.safetensors: no such file"),
+        (flip_a_bit("weights.safetensors"), r"weights\.safetensors: found the SHA-256"),
+        (flip_a_bit("training.json"), r"training\.json: found the SHA-256"),
     ],
 )
 def test_damage_is_named(folder: Path, damage: Callable[[Path], None], message: str) -> None:
     damage(folder)
-    with pytest.raises(UserError, match=message + r".*dvc repro train@2"):
+    with pytest.raises(UserError, match=message + r".*dvc repro .*train@2"):
         load(folder, 2)
 
 

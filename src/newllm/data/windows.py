@@ -114,7 +114,9 @@ def load_windows(path: Path) -> Windows:
     """
     remedy = "run `dvc repro tokenize` to write it again"
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            array = np.load(file, allow_pickle=False)
+            rest = file.read(1)
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise UserError(f"{path}: no such file; {remedy}") from None
     except OSError:
@@ -126,6 +128,8 @@ def load_windows(path: Path) -> Windows:
     found = f"found {array.dtype} of shape {list(array.shape)}"
     if array.dtype != DTYPE or array.ndim != 2:
         raise UserError(f"{path}: {found}, expected uint16 of shape [windows, tokens]; {remedy}")
+    if rest:
+        raise UserError(f"{path}: {found}, but the file is longer; {remedy}")
     if not array.size:
         raise UserError(f"{path}: {found}, expected at least one window; {remedy}")
     return array

@@ -1,4 +1,4 @@
-"""Trained weights on the disk: models/<depth>/weights.safetensors and the record of the training beside it."""
+"""Trained weights on the disk: models/<depth>/weights.safetensors, the training's record, their checksums."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from safetensors.torch import save as serialize
 
 from newllm.config import Precision
 from newllm.errors import UserError
-from newllm.files import read_json, write_json
+from newllm.files import check_sha256, read_json, write_checksum, write_json
 from newllm.model.definition import ModelShape, Parameters
 from newllm.training.results import SeedResult, Training
 
@@ -36,12 +36,14 @@ class TrainingRecord(BaseModel):
 
 
 def save(folder: Path, training: Training, record: TrainingRecord) -> None:
-    """Writes weights and record into a new `folder`."""
+    """Writes weights, record and checksums into a new `folder`."""
     contiguous = {name: value.contiguous() for name, value in training.parameters.items()}
     folder.mkdir()
     # through Python's own files, whose errors say what is wrong with the disk
     (folder / WEIGHTS).write_bytes(serialize(contiguous, {"num_layers": str(record.shape.num_layers)}))
     write_json(folder / RECORD, record.model_dump())
+    for name in (WEIGHTS, RECORD):
+        write_checksum(folder / name)
 
 
 def load(folder: Path, num_layers: int) -> tuple[Parameters, TrainingRecord]:
@@ -77,4 +79,6 @@ def load(folder: Path, num_layers: int) -> tuple[Parameters, TrainingRecord]:
         raise UserError(f"{path}: tensor {name} is {found.get(name)}, expected {expected.get(name)}; {remedy}")
     if not all(value.isfinite().all() for value in parameters.values()):
         raise UserError(f"{path}: holds numbers that are not finite; {remedy}")
+    for file in (path, folder / RECORD):
+        check_sha256(file, stage)  # after what can say more
     return {name: parameters[name].to(torch.float32) for name in expected}, training

@@ -9,6 +9,7 @@ from torch import Tensor
 from newllm.config import Config
 from newllm.data.windows import load_windows
 from newllm.errors import UserError
+from newllm.files import check_sha256
 from newllm.model.definition import Parameters
 from newllm.training.checkpoint import TrainingRecord, load
 
@@ -46,8 +47,14 @@ def check_val_losses(folder: Path, record: TrainingRecord, val_losses: Sequence[
 
 
 def load_tokens(path: Path) -> Tensor:
-    """The windows in a file of the tokenize stage: ids [N, T + 1], int32, on the CPU; errors as of `load_windows`."""
-    return torch.from_numpy(load_windows(path).astype("int32"))
+    """The windows in a file of the tokenize stage: ids [N, T + 1], int32, on the CPU.
+
+    Raises:
+        UserError: the file is missing, damaged, or holds something else.
+    """
+    windows = load_windows(path)
+    check_sha256(path, "tokenize")
+    return torch.from_numpy(windows.astype("int32"))
 
 
 def stacks(parameters: Parameters, device: torch.device) -> Iterator[tuple[slice, Parameters]]:
