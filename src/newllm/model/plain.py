@@ -75,7 +75,9 @@ def linear(
         unmasked.copy_(out)
     if positive is not None:
         hidden, factor = positive
-        out.mul_(hidden > 0).mul_(factor)
+        # relu's own backward, which makes no mask: comparing and multiplying takes four times as long
+        torch.ops.aten.threshold_backward.grad_input(out, hidden, 0, grad_input=out)
+        out.mul_(factor)
     if sums is not None:
         sums[:, 0] += out.sum(1, dtype=sums.dtype)
 
