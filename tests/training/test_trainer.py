@@ -138,6 +138,13 @@ def test_kept_parameters_are_those_of_the_best_epoch() -> None:
     assert any(result.best_epoch < result.epochs_run for result in trained.results)
 
 
+def test_an_epochs_energy_is_shared_by_its_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter(float(joules) for joules in [0, 60, 100, 190])  # at the beginning and the end of two epochs
+    monkeypatch.setattr(trainer, "energy_counter", lambda device: lambda: next(readings))
+    trained = train(SHAPE, 0.0, settings(epochs=2), DATA, stack_size=3)
+    assert [row.joules for row in trained.curves] == [20, 30] * 3
+
+
 def test_early_stopping_in_a_stack_leaves_the_others_as_they_are() -> None:
     config = settings(epochs=40, patience=2, min_improvement=0.05)
     stacked = train(SHAPE, 0.0, config, DATA, stack_size=3)

@@ -9,7 +9,8 @@ from newllm.model.definition import Parameters
 class EpochRow:
     """One seed's epoch: losses in nats, accuracy as a fraction, the mean gradient norm before clipping.
 
-    `seconds` is the seed's share of the stack's time, validation included.
+    `seconds` is the seed's share of the stack's time, validation included, and `joules` its share of the GPU's energy;
+    None where the device does not tell.
     """
 
     num_layers: int
@@ -22,6 +23,7 @@ class EpochRow:
     gradient_norm: float
     loss_scale: float
     seconds: float
+    joules: float | None = None
 
 
 @dataclass(frozen=True)

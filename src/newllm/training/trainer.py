@@ -19,6 +19,7 @@ from newllm.model.streams import Dropout, dropout_keys, dropout_masks, random_st
 from newllm.training.batches import lengths, longest_first, rows_of_any_batch
 from newllm.training.device import DTYPES, free_memory, is_out_of_memory, too_large, wait_for
 from newllm.training.early_stopping import EarlyStopping
+from newllm.training.energy import energy_counter
 from newllm.training.evaluation import PAD_ID, batches_by_length, of_batches
 from newllm.training.graphs import Graphs
 from newllm.training.loss_scaling import LossScaler
@@ -137,6 +138,7 @@ class StackTrainer:
         self.validation = batches_by_length(windows[1], config.batch_size)
         self.device, self.dtype = self.windows.device, DTYPES[config.precision]
         self.seeds = list(seeds)
+        self.energy = energy_counter(self.device)
         self.epoch = 0  # the last that has ended
         self.phase = start.phase if start else 0
         self.flat = flatten(start.parameters if start else initial_parameters(shape, seeds), shape).to(self.device)
@@ -249,20 +251,21 @@ class StackTrainer:
         self.graphs.call("validation", self._validate)
 
     def _epoch(self, epoch: int) -> list[EpochRow]:
-        start = time.perf_counter()
+        start, energy_before = time.perf_counter(), self.energy()
         self.start_epoch(epoch)
         for first in range(0, len(self.windows), self.config.batch_size):
             self.next_step(min(self.config.batch_size, len(self.windows) - first))
         self.validate()
         wait_for(self.device)  # the one place in an epoch where the host does
         values = torch.stack([*self.totals.means(), *self.scores, self.scaler.scale.double()]).T.tolist()
-        seconds = time.perf_counter() - start
+        seconds, energy = time.perf_counter() - start, self.energy()
+        joules = None if energy is None or energy_before is None else (energy - energy_before) / len(self.seeds)
         self._check(epoch, [row[2] for row in values], [row[3] for row in values])
         rows = []
         for seed, (train_loss, norm, _, val, accuracy, scale) in zip(self.seeds, values, strict=True):
             share = seconds / len(self.seeds)
             row = EpochRow(
-                self.shape.num_layers, seed, epoch, train_loss, val, math.exp(val), accuracy, norm, scale, share
+                self.shape.num_layers, seed, epoch, train_loss, val, math.exp(val), accuracy, norm, scale, share, joules
             )
             rows.append(row)
             self.curves[seed].append(row)
