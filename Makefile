@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test repro bench lint states clean-states clean
+.PHONY: help setup demo test repro bench lint audit states clean-states clean
 PYTHON ?= python3
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH)
@@ -30,6 +30,10 @@ bench: setup ## speed: plain loop, this trainer and torch's LSTM side by side
 
 lint: setup ## ruff and mypy
 	@ruff check . && ruff format --check . && mypy
+
+audit: ## known vulnerabilities of the pinned packages (pip-audit, needs the network)
+	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	@build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
 
 states: setup ## lists the states of trainings that were killed, and whether they can go on
 	@PYTHONPATH=src python -m newllm.training.stale_states

@@ -74,13 +74,13 @@ def prepared(folder: Path) -> Project:
 
 
 def trained(project: Project) -> tuple[bytes, list[str]]:
-    """Weights, and curves without their seconds, of a training that is now brought to its end, if it is not there."""
+    """Weights, and curves without seconds and joules, of a training that is now brought to its end if it is not yet."""
     if not (project.folder / OUTPUTS[0]).exists():
         project.run("python", "-c", STAGE)
     weights = (project.folder / OUTPUTS[0] / "weights.safetensors").read_bytes()
     rows = (project.folder / OUTPUTS[1]).read_text().splitlines()
     shutil.rmtree(project.folder / OUTPUTS[0])
-    return weights, [row.rsplit(",", 1)[0] for row in rows]
+    return weights, [row.rsplit(",", 2)[0] for row in rows]
 
 
 def killed(project: Project, delay: float, within_a_write: bool) -> str | None:

@@ -72,13 +72,13 @@ def begun(project: Project, command: tuple[str, ...], **variables: str) -> subpr
 
 
 def assert_as_expected(project: Project, stage: str) -> None:
-    """Weights byte for byte, curves but for the seconds, and no states left."""
+    """Weights byte for byte, curves but for seconds and joules, and no states left."""
     weights, curves = (Path(name) for name in OUTPUTS[stage])
     found, expected = project.folder, project.folder / "expected"
     name = weights / "weights.safetensors"
     assert (found / name).read_bytes() == (expected / name).read_bytes()
     rows = [
-        [line.rsplit(",", 1)[0] for line in (place / curves).read_text().splitlines()] for place in (found, expected)
+        [line.rsplit(",", 2)[0] for line in (place / curves).read_text().splitlines()] for place in (found, expected)
     ]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 1 + 2 * EPOCHS
@@ -139,6 +139,26 @@ def test_a_place_that_cannot_be_written_is_named(project: Project) -> None:
     assert "Traceback" not in output
     assert "epoch 1" not in output
     (project.folder / "checkpoints").unlink()
+
+
+@pytest.mark.parametrize("folder", ["models", "plots/curves", "checkpoints"])
+def test_a_folder_that_is_read_only_is_named_before_anything_is_trained(project: Project, folder: str) -> None:
+    command = TRAIN
+    if os.geteuid() == 0:  # who is root may write everywhere, unless without this capability
+        if not shutil.which("setpriv"):
+            pytest.skip("needs setpriv, or a user other than root")
+        command = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *TRAIN)
+    place = project.folder / folder
+    place.mkdir(parents=True)
+    place.chmod(0o555)
+    output = project.run(*command, status=1)
+    assert re.search(rf"error: .*{folder}/\S*: Permission denied; free or repair the disk or its permissions", output)
+    assert "Traceback" not in output
+    assert "epoch 1" not in output
+    assert not [*place.iterdir()]
+    place.chmod(0o755)
+    project.run(*TRAIN)
+    assert_as_expected(project, "train")
 
 
 def test_a_state_that_does_not_fit_costs_none_before(project: Project, tmp_path: Path) -> None:

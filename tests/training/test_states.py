@@ -1,5 +1,6 @@
 """Killed trainings go on where they were, and end with the bits of those that were not killed."""
 
+import itertools
 import json
 import math
 import os
@@ -114,6 +115,22 @@ def json_of(path: Path) -> dict[str, Any]:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     values: dict[str, Any] = json.loads(header["__metadata__"]["values"])
     return values
+
+
+def test_the_clock_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock jumps back and forth, and the last state is the oldest by its time."""
+    expected = train(SHAPE, 0.1, PATIENT, DATA, stack_size=3)
+    jumps = itertools.cycle([2e9, 0.0, 1e9])
+    monkeypatch.setattr(time, "time", lambda: next(jumps))
+    with monkeypatch.context() as patch:
+        killed_at_step(patch, 35)
+        with pytest.raises(Killed):
+            run(tmp_path, PATIENT, stack_size=3)
+    (folder,) = tmp_path.iterdir()
+    for years, path in enumerate(reversed(generations(folder)), start=10):
+        os.utime(path, (years * 3.15e7, years * 3.15e7))
+    assert json_of(generations(folder)[-1])["stack"]["epoch"] == 3
+    assert_same(run(tmp_path, PATIENT, stack_size=3), expected)
 
 
 def test_finished_stacks_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
