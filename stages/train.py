@@ -60,15 +60,21 @@ def main() -> None:
         identity(_sections(config), shape, files, device),
         config.checkpoint.every,
     )
+    commit = git_state(Path.cwd())  # of the code that is running, whatever is committed meanwhile
     # fails now if it must, not at the end
     with states, atomic_path(weights) as new_weights, atomic_path(curves) as new_curves:
         training = train(shape, model.dropout, config.train, (windows[0], windows[1]), states=states)
-        save(new_weights, training, _record(config, shape, device, training))
+        save(new_weights, training, _record(config, shape, device, training, commit))
         write_csv(new_curves, [asdict(row) for row in training.curves])
 
 
-def _record(config: Config, shape: ModelShape, device: torch.device, training: Training) -> TrainingRecord:
-    commit, dirty = git_state(Path.cwd())
+def _record(
+    config: Config,
+    shape: ModelShape,
+    device: torch.device,
+    training: Training,
+    commit: tuple[str | None, bool | None],
+) -> TrainingRecord:
     return TrainingRecord(
         shape=shape,
         parameters=_sections(config),
@@ -76,8 +82,8 @@ def _record(config: Config, shape: ModelShape, device: torch.device, training: T
         device=describe(device),
         precision=config.train.precision,
         torch_version=torch.__version__,
-        git_commit=commit,
-        git_dirty=dirty,
+        git_commit=commit[0],
+        git_dirty=commit[1],
         seeds=training.results,
     )
 

@@ -138,6 +138,32 @@ def test_kept_parameters_are_those_of_the_best_epoch() -> None:
     assert any(result.best_epoch < result.epochs_run for result in trained.results)
 
 
+def test_a_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compiles kernels before a capture is a step and a validation of another stack, for every set of seeds."""
+    config = settings(epochs=12, patience=2, base_learning_rate=0.05)
+    expected = train(SHAPE, 0.1, config, DATA, stack_size=3)
+    original, warmed = StackTrainer._set_stack, []
+
+    def cold(self: StackTrainer) -> None:
+        original(self)
+        self.is_warm = False
+
+    def warm_up(self: StackTrainer) -> None:
+        warmed.append(list(self.seeds))
+        with monkeypatch.context() as patch:
+            patch.setattr(StackTrainer, "_set_stack", original)
+            warm(self)
+
+    warm = StackTrainer._warm_up
+    monkeypatch.setattr(StackTrainer, "_set_stack", cold)
+    monkeypatch.setattr(StackTrainer, "_warm_up", warm_up)
+    found = train(SHAPE, 0.1, config, DATA, stack_size=3)
+    assert warmed[0] == [0, 1, 2]
+    assert 1 < len(warmed) <= 3, "as often as seeds have stopped"
+    assert [row.val_loss for row in found.curves] == [row.val_loss for row in expected.curves]
+    assert all(torch.equal(found.parameters[name], value) for name, value in expected.parameters.items())
+
+
 def test_an_epochs_energy_is_shared_by_its_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter(float(joules) for joules in [0, 60, 100, 190])  # at the beginning and the end of two epochs
     monkeypatch.setattr(trainer, "energy_counter", lambda device: lambda: next(readings))

@@ -63,8 +63,10 @@ def _dropped(keys, step, seed, place, row, column, first_column, width, threshol
     return bits < (threshold << 16).to(tl.uint32)
 
 
-# positions are not multiples of anything: without this there would be a variant for each way to be aligned
-@triton.jit(do_not_specialize=["place", "needed"], do_not_specialize_on_alignment=["tokens"])
+# positions and seeds are not multiples of anything: without this there would be a variant for each way to be aligned
+@triton.jit(
+    do_not_specialize=["place", "needed", "threshold"], do_not_specialize_on_alignment=["tokens", "tokens_row", "keys"]
+)
 def _linear_kernel(
     x, w, out, addend, table, tokens, positive, sums, before, second, keys, step,
     width, depth,
@@ -73,7 +75,7 @@ def _linear_kernel(
     before_seed, before_row, second_seed, second_row,
     needed, place, threshold, scale,
     ADDEND: tl.constexpr, ROWS: tl.constexpr, RELU: tl.constexpr, DROPOUT: tl.constexpr, POSITIVE: tl.constexpr,
-    SUMS: tl.constexpr, RESIDUAL: tl.constexpr, UNMASKED: tl.constexpr,
+    SUMS: tl.constexpr, RESIDUAL: tl.constexpr, UNMASKED: tl.constexpr, SKIPS: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -86,12 +88,13 @@ def _linear_kernel(
     inside = (column < width)[None, :]
     target = out + seed * out_seed + (row[:, None] * out_row + column[None, :])
     second_target = second + seed * second_seed + (row[:, None] * second_row + column[None, :])
-    if tile_m * BLOCK_M >= needed:
-        nothing = tl.zeros((BLOCK_M, BLOCK_N), dtype=out.dtype.element_ty)
-        tl.store(target, nothing, mask=inside)
-        if RESIDUAL or UNMASKED:
-            tl.store(second_target, nothing, mask=inside)
-        return
+    if SKIPS:
+        if tile_m * BLOCK_M >= needed:
+            nothing = tl.zeros((BLOCK_M, BLOCK_N), dtype=out.dtype.element_ty)
+            tl.store(target, nothing, mask=inside)
+            if RESIDUAL or UNMASKED:
+                tl.store(second_target, nothing, mask=inside)
+            return
     # loads beyond the edge read something else; what comes of it is not stored
     safe_column = column if EVEN_N else tl.minimum(column, width - 1)
     x_tile = x + seed * x_seed + (row[:, None] * x_row + k[None, :])
@@ -194,10 +197,11 @@ def linear(
         _apart(table), _apart(tokens), tokens.stride(1), _apart(hidden), hidden.stride(1),
         0 if sums is None else _apart(sums),
         _apart(before), before.stride(1), _apart(second), second.stride(1),
-        batch if needed is None else needed, place, 0 if drawn is None else drawn.threshold, factor,
+        needed or 0, place, 0 if drawn is None else drawn.threshold, factor,
         ADDEND=0 if addend is None else addend.dim() - 1, ROWS=rows is not None, RELU=relu, DROPOUT=drawn is not None,
         POSITIVE=positive is not None, SUMS=sums is not None, RESIDUAL=residual is not None,
-        UNMASKED=unmasked is not None, EVEN_N=width % block_n == 0, EVEN_K=depth % block_k == 0,
+        UNMASKED=unmasked is not None, SKIPS=needed is not None,
+        EVEN_N=width % block_n == 0, EVEN_K=depth % block_k == 0,
         BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=warps, num_stages=stages,
     )  # fmt: skip
 
@@ -245,7 +249,7 @@ def _tile(lanes: int) -> tuple[int, int, int, int, int]:
 def _gates_forward_kernel(
     gates, previous, gamma, beta, context, state,
     width, context_dim, gates_seed, gates_row, context_seed, state_seed, gamma_seed, beta_seed, needed,
-    LIMIT: tl.constexpr, EPS: tl.constexpr, BLOCK: tl.constexpr,
+    LIMIT: tl.constexpr, EPS: tl.constexpr, SKIPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed, row = tl.program_id(1).to(tl.int64), tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -254,11 +258,12 @@ def _gates_forward_kernel(
     gate = gates + seed * gates_seed + row * gates_row + column
     place = seed * context_seed + row * context_dim + column
     state_place = state + seed * state_seed + row * context_dim + column
-    if row >= needed:
-        nothing = tl.zeros((BLOCK,), dtype=tl.float32)
-        tl.store(context + place, nothing, mask=inside)
-        tl.store(state_place, nothing.to(state.dtype.element_ty), mask=inside)
-        return
+    if SKIPS:
+        if row >= needed:
+            nothing = tl.zeros((BLOCK,), dtype=tl.float32)
+            tl.store(context + place, nothing, mask=inside)
+            tl.store(state_place, nothing.to(state.dtype.element_ty), mask=inside)
+            return
     _, _, _, _, normed, _ = _mix_and_norm(gate, previous + place, width, context_dim, inside, EPS)
     scale = tl.load(gamma + seed * gamma_seed + column, mask=inside, other=0.0)
     shift = tl.load(beta + seed * beta_seed + column, mask=inside, other=0.0)
@@ -304,8 +309,8 @@ def gates_forward(
     _gates_forward_kernel[(batch, num_seeds, context_dim // width)](
         gates, previous, gamma, beta, context, state,
         width, context_dim, gates.stride(0), gates.stride(1), context.stride(0), state.stride(0),
-        gamma.stride(0), beta.stride(0), batch if needed is None else needed,
-        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, BLOCK=triton.next_power_of_2(width),
+        gamma.stride(0), beta.stride(0), needed or 0,
+        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, SKIPS=needed is not None, BLOCK=triton.next_power_of_2(width),
         num_warps=GATE_WARPS,
     )  # fmt: skip
 
@@ -314,7 +319,7 @@ def gates_forward(
 def _gates_backward_kernel(
     d_context, gates, previous, gamma, beta, d_gates, carry, sums,
     width, context_dim, gates_seed, gates_row, context_seed, d_context_seed, gamma_seed, beta_seed, sums_seed,
-    needed, LIMIT: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    needed, LIMIT: tl.constexpr, EPS: tl.constexpr, ROWS: tl.constexpr, SKIPS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     seed = tl.program_id(1).to(tl.int64)
     column = tl.arange(0, BLOCK)
@@ -324,16 +329,17 @@ def _gates_backward_kernel(
     shift = tl.load(beta + seed * beta_seed + column, mask=inside, other=0.0)
     kind = d_gates.dtype.element_ty
     first = tl.program_id(0) * ROWS
-    if first >= needed:
-        nothing = tl.zeros((BLOCK,), dtype=tl.float32)
-        for index in range(ROWS):
-            row = first.to(tl.int64) + index
-            d_gate = d_gates + seed * gates_seed + row * gates_row + column
-            tl.store(d_gate, nothing.to(kind), mask=inside)
-            tl.store(d_gate + context_dim, nothing.to(kind), mask=inside)
-            tl.store(d_gate + 2 * context_dim, nothing.to(kind), mask=inside)
-            tl.store(carry + seed * d_context_seed + row * context_dim + column, nothing, mask=inside)
-        return
+    if SKIPS:
+        if first >= needed:
+            nothing = tl.zeros((BLOCK,), dtype=tl.float32)
+            for index in range(ROWS):
+                row = first.to(tl.int64) + index
+                d_gate = d_gates + seed * gates_seed + row * gates_row + column
+                tl.store(d_gate, nothing.to(kind), mask=inside)
+                tl.store(d_gate + context_dim, nothing.to(kind), mask=inside)
+                tl.store(d_gate + 2 * context_dim, nothing.to(kind), mask=inside)
+                tl.store(carry + seed * d_context_seed + row * context_dim + column, nothing, mask=inside)
+            return
     # each program has its own sums and adds to them at every position: no atomics, so no random order
     total = sums + seed * sums_seed + tl.program_id(0) * 5 * context_dim + column
     sum_gamma = tl.load(total, mask=inside, other=0.0)
@@ -405,8 +411,8 @@ def gates_backward(
     _gates_backward_kernel[(batch // GATE_ROWS, num_seeds, context_dim // width)](
         d_context, gates, previous, gamma, beta, d_gates, carry, sums,
         width, context_dim, gates.stride(0), gates.stride(1), previous.stride(0), d_context.stride(0),
-        gamma.stride(0), beta.stride(0), sums.stride(0), batch if needed is None else needed,
-        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS,
+        gamma.stride(0), beta.stride(0), sums.stride(0), needed or 0,
+        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS, SKIPS=needed is not None,
         BLOCK=triton.next_power_of_2(width), num_warps=GATE_WARPS,
     )  # fmt: skip
 
@@ -432,7 +438,7 @@ def table_gradient(d_rows: Tensor, tokens: Tensor, vocabulary_size: int) -> Tens
     return gradient
 
 
-@triton.jit(do_not_specialize=["count", "ignored"])
+@triton.jit(do_not_specialize=["count", "ignored"], do_not_specialize_on_alignment=["scale"])
 def _cross_entropy_kernel(
     logits, bias, targets, losses, hits, scale, sums,
     count, width, ignored, LOG2E: tl.constexpr, GRADIENT: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
@@ -517,7 +523,7 @@ def _cross_entropy(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["place"])
+@triton.jit(do_not_specialize=["place", "threshold"])
 def _keep_kernel(out, keys, step, place, width, threshold, BLOCK: tl.constexpr):
     seed, row = tl.program_id(1).to(tl.int64), tl.program_id(0) + tl.arange(0, 1)
     column = tl.arange(0, BLOCK)

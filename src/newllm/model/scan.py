@@ -73,8 +73,8 @@ def pieces_for(tensor: Tensor) -> ModuleType:
 
 def padded(windows: Tensor, ignored: int, dtype: torch.dtype) -> Tensor:
     """Windows [S, B, T + 1] with rows of a target that counts nowhere, up to a batch that the pieces can take."""
-    multiple = pieces_for(windows.new_empty(0, dtype=dtype)).ROW_MULTIPLE
-    return pad(windows, (0, 0, 0, -windows.shape[1] % multiple), value=ignored)
+    missing = -windows.shape[1] % pieces_for(windows.new_empty(0, dtype=dtype)).ROW_MULTIPLE
+    return pad(windows, (0, 0, 0, missing), value=ignored) if missing else windows
 
 
 def rows_needed(windows: Tensor, ignored: int) -> list[int]:

@@ -70,7 +70,7 @@ class Adam:
 
         Args:
             flat: the parameters [S, P].
-            gradient: [S, P]; overwritten.
+            gradient: [S, P]; may be overwritten.
             factor: of each row's gradient [S].
             applies: which rows to update [S]; the gradients of the others need not be finite.
             rate_factor: of the learning rate, one number.

@@ -32,6 +32,8 @@ from newllm.training.states import States
 from newllm.training.totals import EpochTotals
 
 PHASE = 10**9  # epochs and steps between the random streams of two phases
+WARM_UP_WINDOWS, WARM_UP_POSITIONS = 128, 2  # next to nothing, and yet in whole tiles
+VALIDATION_WINDOWS = 8192  # at once on a GPU, where few large batches leave less idle than many small ones
 LARGEST_LOSS = 200.0  # nats; a validation loss beyond is a training gone wrong, and its perplexity no number to use
 
 
@@ -119,7 +121,8 @@ def train(
 class StackTrainer:
     """The state of a stack of seeds in training; seeds that have stopped leave the stack.
 
-    Everything that a step reads or changes lies on the device, so that on CUDA a step is one captured graph.
+    On CUDA a step is one captured graph: everything that it reads or changes lies on the device, but for `needed`,
+    whose numbers are in the graph.
     """
 
     def __init__(
@@ -135,7 +138,6 @@ class StackTrainer:
         self.shape, self.dropout, self.config, self.progress = shape, dropout, config, progress
         self.windows = windows[0]
         self.lengths = lengths(self.windows, PAD_ID)
-        self.validation = batches_by_length(windows[1], config.batch_size)
         self.device, self.dtype = self.windows.device, DTYPES[config.precision]
         self.seeds = list(seeds)
         self.energy = energy_counter(self.device)
@@ -157,6 +159,8 @@ class StackTrainer:
         self.max_norm = torch.zeros((), device=self.device)
         self.draws_in_kernels = pieces_for(self.flat.new_empty(0, dtype=self.dtype)) is not plain
         self.graphs = Graphs(enabled=self.draws_in_kernels and self.device.type == "cuda")
+        validation_windows = max(config.batch_size, VALIDATION_WINDOWS) if self.graphs.enabled else config.batch_size
+        self.validation = batches_by_length(windows[1], validation_windows)
         self.needed = [0] * (self.windows.shape[1] - 1)  # for each position, windows of a batch to compute
         self._set_stack()
 
@@ -167,6 +171,7 @@ class StackTrainer:
         self.scores = torch.zeros(2, len(self.seeds), dtype=torch.float64, device=self.device)
         self.keys = dropout_keys(self.seeds, self.device, self.phase)
         self.graphs.clear()
+        self.is_warm = not self.graphs.enabled
 
     def run(self, resumed: StackState | None = None, keep: Callable[[StackState], None] | None = None) -> Training:
         """Trains until the last epoch or until all seeds have stopped.
@@ -234,11 +239,34 @@ class StackTrainer:
         needed = rows_of_any_batch(self.order, self.lengths, self.config.batch_size, len(self.needed))
         if any(now > before for now, before in zip(needed, self.needed, strict=True)):
             # with room for the batches of the epochs to come: what is captured has these numbers in it
-            self.needed = [min(count + self.config.batch_size // 32, self.config.batch_size) for count in needed]
+            room = self.config.batch_size // 32
+            self.needed = [
+                max(before, min(now + room, self.config.batch_size))
+                for now, before in zip(needed, self.needed, strict=True)
+            ]
             self.graphs.clear()
         self.position.zero_()
         self.max_norm.fill_(max_gradient_norm(self.config.gradient_clipping, epoch))
         self.totals.clear()
+        if not self.is_warm:
+            self._warm_up()
+
+    def _warm_up(self) -> None:
+        """What a capture cannot do: compiles the kernels and sets up libraries, by a step of a like stack.
+
+        Kernels do not depend on the numbers of windows and of positions, so the step is a small one.
+        """
+        few = self.windows[:WARM_UP_WINDOWS, : WARM_UP_POSITIONS + 1]
+        config = self.config.model_copy(update={"batch_size": len(few)})
+        learns = None if self.learns is None else unflatten(self.learns, self.shape)
+        start = Start(unflatten(self.flat, self.shape), learns)
+        progress = Progress(self.shape.num_layers, 1, 1, 1, silent=True)
+        like = StackTrainer(self.shape, self.dropout, config, (few, few), self.seeds, progress, start)
+        like.graphs, like.is_warm = Graphs(enabled=False), True
+        like.start_epoch(1)
+        like.next_step(len(few))
+        like.validate()
+        self.is_warm = True
 
     def next_step(self, size: int) -> None:
         """Trains on the next `size` windows of the epoch; nothing here waits for the device."""
@@ -256,7 +284,7 @@ class StackTrainer:
         for first in range(0, len(self.windows), self.config.batch_size):
             self.next_step(min(self.config.batch_size, len(self.windows) - first))
         self.validate()
-        wait_for(self.device)  # the one place in an epoch where the host does
+        wait_for(self.device)  # the host is ahead by most of the epoch
         values = torch.stack([*self.totals.means(), *self.scores, self.scaler.scale.double()]).T.tolist()
         seconds, energy = time.perf_counter() - start, self.energy()
         joules = None if energy is None or energy_before is None else (energy - energy_before) / len(self.seeds)
@@ -287,7 +315,7 @@ class StackTrainer:
             self._dropout(size),
             self.dtype,
             self.shape.residual,
-            None if batch.is_cpu else [min(count, size) for count in self.needed],
+            self._needed(size),
         )
         gradient = flatten(gradients, self.shape)
         if self.learns is not None:
@@ -300,6 +328,16 @@ class StackTrainer:
         self.totals.add(losses, counts, norm, failed)
         self.position += size
         self.step += 1
+
+    def _needed(self, batch: int) -> list[int] | None:
+        """Rows of a batch to compute at each position.
+
+        None on a CPU, which counts anew for each batch; and where kernels train a single seed, all of them: it waits
+        for its longest chain and gains nothing by tiles that are skipped, and kernels that can skip begin later.
+        """
+        if self.device.type == "cpu" or (self.draws_in_kernels and len(self.seeds) == 1):
+            return None
+        return [min(count, batch) for count in self.needed]
 
     def _dropout(self, batch: int) -> Dropout | None:
         if not self.dropout:
