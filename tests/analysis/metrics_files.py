@@ -175,6 +175,7 @@ def write_expand(root: Path, depth: int, pattern: str, gain: float, epochs: int 
     context = 256 if pattern == "longer" else 512
     num_params = 1_426_152 + 262_656 * (depth - 1) + (0 if pattern == "longer" else 525_056)
     about = {"pattern": pattern, "context_dim": context, "norm_blocks": context // 256, "device": "NVIDIA L4"}
+    about |= {"torch_version": "2.11.0", "git_commit": "0123456789abcdef0123456789abcdef01234567", "git_dirty": False}
     metrics = _layer_metrics(depth, seeds) | {"num_params": num_params, "runs": [about | {"seeds": seeds}]}
     _write_json(root / f"metrics/expand/{depth}-{pattern}.json", metrics)
     _write_curve(root / f"plots/expand/{depth}-{pattern}.csv", rows)

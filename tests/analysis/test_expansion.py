@@ -44,7 +44,7 @@ def test_reads_what_there_is(root: Path) -> None:
         (1, "freeze"), (1, "finetune"), (1, "longer"), (1, "scratch"), (4, "finetune"), (4, "longer"), (4, "scratch")
     ]  # fmt: skip
     assert of_pattern(found, 4, "freeze") is None
-    assert (found[0].context_dim, found[0].num_params) == (512, 1_951_208)
+    assert (found[0].run.context_dim, found[0].num_params) == (512, 1_951_208)
     assert len(found[0].curve) == 15
     assert load_grown([], root / "nowhere", root / "nowhere") == []
 
@@ -81,7 +81,7 @@ def test_one_seed(tmp_path: Path) -> None:
     assert {change.adjusted_p for change in against_base(grown).values()} == {None}
     section = grown_section(grown)
     assert "±" not in section
-    assert "not shown to gain anything" in section
+    assert "So growing is not shown to gain anything that training longer does not." in section
 
 
 def test_section(root: Path) -> None:
@@ -100,19 +100,75 @@ def test_section(root: Path) -> None:
     assert finetune[9].startswith("−0.30")
     assert finetune[9].endswith("(p < 0.0001)")
     assert finetune[10].startswith("+0.02 ± ")
-    assert rows[6][8:] == ["–", "–", "–"]
+    assert rows[6][8:] == ["–", "–", "–", "3", "3"]
+    assert "\n| ---: | :--- | ---: |" in section, "patterns to the left, numbers to the right"
     assert "**Depth 1.** Before the first step a grown model is within 1e-05 nats of its base." in section
-    assert "`longer` is better than the base. `freeze` is better than the base; worse than `longer`; worse" in section
-    assert "`finetune` is better than the base; better than `longer`; not to be told from `scratch`." in section
+    assert (
+        "`longer`: better than the base. `freeze`: better than the base; worse than `longer` and `scratch`." in section
+    )
+    assert "`finetune`: better than the base and `longer`; no difference shown from `scratch`." in section
     assert "So growing by `finetune` gains more than training longer does." in section
+    assert "Trained with: NVIDIA L4, torch 2.11.0, commit 0123456789ab." in section
 
 
 def test_growth_that_gains_nothing(root: Path) -> None:
     write(root, finetune=0.2)
-    assert "`finetune` gains more" not in grown_section(load(root))
-    assert "So growing is not shown to gain anything that training longer does not." in grown_section(load(root))
+    section = grown_section(load(root))
+    assert "gains more" not in section
+    assert "ends better" not in section
+    assert "So growing is not shown to gain anything that training longer does not." in section
     write(root, freeze=0.6, finetune=0.2)
     assert "So growing by `freeze` gains more" in grown_section(load(root))
+
+
+@pytest.mark.parametrize(
+    ("gain_of_longer", "what_it_did"),
+    [(-0.2, "`longer` ended worse than that base."), (0.0, "`longer` is not shown to gain anything.")],
+)
+def test_better_than_a_control_that_gained_nothing_is_no_gain(
+    root: Path, gain_of_longer: float, what_it_did: str
+) -> None:
+    write(root, freeze=0.0, finetune=-0.4, longer=gain_of_longer)
+    # so little scatter that 0.02 is shown between the two, while neither is shown to differ from the base
+    if gain_of_longer == 0:
+        for depth in (1, 4):
+            write_expand(root, depth, "freeze", 0.02, noise=0.02)
+            write_expand(root, depth, "longer", 0.0, noise=0.02)
+    section = grown_section(load(root))
+    assert "`freeze`: no difference shown from the base; better than `longer`" in section
+    expected = "`freeze` ends better than `longer`, but is not shown to be better than the base that it started from."
+    assert f"{expected} {what_it_did} So growing is not shown to gain anything.\n" in section
+    assert "gains more" not in section
+
+
+def test_lengths_are_those_of_the_files(root: Path) -> None:
+    assert "Each training ran for all 3 epochs." in grown_section(load(root))
+    for pattern, epochs in (("freeze", 4), ("longer", 7)):
+        write_expand(root, 4, pattern, 0.1, epochs=epochs)
+        stop_early(root / f"metrics/expand/4-{pattern}.json")
+    section = grown_section(load(root))
+    assert "early stopping ended 10 of 40 trainings, after 4–7 epochs; the others ran for all 3." in section
+    (row,) = [line for line in section.splitlines() if line.startswith("| 4 | `longer` ")]
+    assert row.endswith("| 6–7 | 7 |")
+
+
+def stop_early(path: Path) -> None:
+    document = json.loads(path.read_text())
+    for seed in document["runs"][0]["seeds"]:
+        seed["stopped_early"] = True
+        seed["best_epoch"] -= seed["seed"] % 2
+    path.write_text(json.dumps(document))
+
+
+def test_provenance_that_is_not_recorded(root: Path) -> None:
+    path = root / "metrics/expand/4-freeze.json"
+    document = json.loads(path.read_text())
+    for name in ("torch_version", "git_commit", "git_dirty"):
+        del document["runs"][0][name]
+    path.write_text(json.dumps(document))
+    assert grown_section(load(root)).endswith(
+        "commit 0123456789ab; NVIDIA L4, torch of unknown version, commit unknown."
+    )
 
 
 def test_without_the_control(root: Path) -> None:
