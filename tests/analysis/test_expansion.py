@@ -1,14 +1,27 @@
 """Grown contexts: files refused, differences against scipy, and the sentences on both sides."""
 
 import json
+import math
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.collections import PathCollection
+from matplotlib.figure import Figure
 from scipy import stats
 
-from newllm.analysis.expansion import Grown, against_base, against_longer, against_scratch, load_grown, of_pattern
+from newllm.analysis.curve_figures import draw_grown_contexts
+from newllm.analysis.expansion import (
+    PATTERNS,
+    Grown,
+    against_base,
+    against_longer,
+    against_scratch,
+    load_grown,
+    of_pattern,
+)
 from newllm.analysis.experiments import grown_section
 from newllm.analysis.results import load_results
 from newllm.errors import UserError
@@ -179,6 +192,40 @@ def test_without_the_control(root: Path) -> None:
     assert "better than `longer`" not in section
 
 
+def test_picture_is_of_changes_of_the_same_seeds(root: Path) -> None:
+    """From the start on, against each seed's own base, and no further than the first seed goes."""
+    stop_one_earlier(root, "1-finetune")
+    grown = load(root)
+    figure = Figure()
+    draw_grown_contexts(figure, grown)
+    lines = {str(line.get_label()): list(map(float, line.get_ydata())) for line in figure.axes[0].lines}
+    base = [final_perplexity(1, seed) for seed in range(5)]
+    for pattern, epochs in (("finetune", 2), ("longer", 3), ("scratch", 3)):
+        one = of_pattern(grown, 1, pattern)
+        assert one is not None
+        before = [math.exp(seed.start_val_loss) for seed in one.seeds]
+        values = [before, *([row.val_ppl for row in one.curve if row.epoch == e] for e in range(1, epochs + 1))]
+        assert [len(row) for row in values] == [5] * (epochs + 1)
+        assert lines[pattern] == pytest.approx([statistics.fmean(row) - statistics.fmean(base) for row in values])
+    assert lines["finetune"][0] == pytest.approx(0, abs=1e-3)
+    marks = [dots.get_offsets() for dots in figure.axes[0].collections if isinstance(dots, PathCollection)]
+    assert [float(epoch) for epoch, _ in marks[PATTERNS.index("finetune")]] == [3, 3, 2, 3, 3]
+    longer = of_pattern(grown, 1, "longer")
+    assert longer is not None
+    changes = [value - own for value, own in zip(longer.over_seeds("val_ppl"), base, strict=True)]
+    assert [float(change) for _, change in marks[PATTERNS.index("longer")]] == pytest.approx(changes)
+
+
+def stop_one_earlier(root: Path, name: str) -> None:
+    """Seed 2's last epoch, its best, falls away; the one before becomes its best."""
+    path, curve = root / f"metrics/expand/{name}.json", root / f"plots/expand/{name}.csv"
+    lines = [line for line in curve.read_text().splitlines() if not line.startswith("1,2,3,")]
+    curve.write_text("\n".join(lines) + "\n")
+    document = json.loads(path.read_text())
+    document["runs"][0]["seeds"][2].update(best_epoch=2, epochs_run=2, stopped_early=True)
+    path.write_text(json.dumps(document))
+
+
 def seed(**values: Any) -> Callable[[dict[str, Any]], object]:
     return lambda document: document["runs"][0]["seeds"][1].update(values)
 
@@ -193,6 +240,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda document: document.update(new=1), "unknown key new"),
     (seed(base_val_loss=2.5), "seed 1: found base_val_loss 2.5000, but metrics/runs has"),
     (seed(start_val_loss=float("nan")), "start_val_loss"),
+    (seed(start_val_loss=800.0), "start_val_loss: found 800.0; expected: input should be less than or equal to 230"),
     (seed(val_ppl=0.5), "val_ppl"),
     (seed(epochs_run=4), "seed 1 has 3 rows up to epoch 3, but"),
 ]

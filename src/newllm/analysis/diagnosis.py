@@ -12,6 +12,7 @@ from newllm.analysis.records import (
     LOSS_TOLERANCE,
     Amount,
     Count,
+    Loss,
     Perplexity,
     Record,
     Seed,
@@ -23,7 +24,6 @@ from newllm.analysis.records import (
 from newllm.analysis.results import DepthResult
 from newllm.files import read_json
 
-Loss = Annotated[float, Field(ge=0, le=230)]  # its exponential is within the bounds of a perplexity
 Norms = dict[Text, Amount]
 
 

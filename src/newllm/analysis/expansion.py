@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from newllm.analysis.records import LOSS_TOLERANCE, Amount, Count, Record, Text, problem, validate, write_again
+from newllm.analysis.records import LOSS_TOLERANCE, Amount, Count, Loss, Record, Text, problem, validate, write_again
 from newllm.analysis.results import (
     CurveRow,
     DepthResult,
@@ -36,7 +36,7 @@ GROWING = PATTERNS[:2]
 class GrownSeed(SeedRun):
     """One seed; also the validation loss before the first step, and that of the base model of this seed."""
 
-    start_val_loss: Amount
+    start_val_loss: Loss
     base_val_loss: Amount
 
 
