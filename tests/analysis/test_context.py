@@ -56,6 +56,17 @@ def test_more_context_that_harms_is_no_gain(tmp_path: Path) -> None:
     assert not one.is_shown
 
 
+def test_rounding_is_no_gain(tmp_path: Path) -> None:
+    """Five seeds without any context differ by what float32 rounds, and may do so in the same direction."""
+    record: Any = diagnoses(tmp_path)[0]
+    gains = [[1e-8 * (5 + seed)] * 31 for seed in range(5)]
+    seeds = [
+        seed.model_copy(update={"context_gain_by_position": row}) for seed, row in zip(record.seeds, gains, strict=True)
+    ]
+    (one,) = reaches([record.model_copy(update={"seeds": seeds})])
+    assert (one.gain.mean, one.adjusted_p, one.is_shown) == (0.0, 1.0, False)
+
+
 def test_windows_that_hardly_overlap(tmp_path: Path) -> None:
     """Of 63 targets a stride of 53 leaves 10 in common, none after more than ten tokens."""
     assert [one.pairs for one in reaches(diagnoses(tmp_path, stride=52))] == [700] * 3
@@ -74,9 +85,11 @@ def test_section(tmp_path: Path) -> None:
     assert "with 32 tokens of context more" in text
     assert "mean over 700 pairs of windows" in text
     assert "**The context vector carries something past 10 tokens at depths 1 and 4.**" in text
-    assert "At the best depth, 4, 32 tokens more are worth +0.0100 ± 0.0020 nats, 1.0 % of perplexity, which at" in text
-    assert " is 0.20. Over the depths" in text
-    assert "Over the depths the gain goes from +0.001 (depth 6) to +0.010 (depth 4)." in text
+    assert (
+        "At the best depth, 4, 32 tokens more are worth +0.0100 ± 0.0020 nats, +1.0 % of perplexity, which at" in text
+    )
+    assert " is +0.20. Over the depths" in text
+    assert "Over the depths the gain goes from +0.0012 ± 0.0020 (depth 6) to +0.0100 ± 0.0020 (depth 4)." in text
 
 
 def test_sentence_on_both_sides(tmp_path: Path) -> None:

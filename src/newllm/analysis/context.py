@@ -4,11 +4,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from newllm.analysis.diagnosis import Diagnosis
+from newllm.analysis.diagnosis import Diagnosis, SeedDiagnosis
 from newllm.analysis.statistics import SIGNIFICANCE, Estimate, holm, mean_interval, mean_p_value
 
 FAR = 10
 """Tokens: the question is whether the model has any use of what lies further back."""
+ROUNDING = 1e-6
+"""Nats: a gain that is no larger is none, whatever a test of it says."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def reaches(diagnoses: Sequence[Diagnosis]) -> list[Reach]:
     position has one in each pair of windows, so that they count equally.
     """
     gains = {
-        diagnosis.num_layers: [_mean(seed.context_gain_by_position[FAR:]) for seed in diagnosis.seeds]
+        diagnosis.num_layers: [_gain(seed) for seed in diagnosis.seeds]
         for diagnosis in diagnoses
         if all(seed.context_gain_by_position[FAR:] for seed in diagnosis.seeds)
     }
@@ -64,6 +66,11 @@ def reaches(diagnoses: Sequence[Diagnosis]) -> list[Reach]:
         for one in diagnoses
         if (depth := one.num_layers) in gains
     ]
+
+
+def _gain(seed: SeedDiagnosis) -> float:
+    mean = _mean(seed.context_gain_by_position[FAR:])
+    return mean if abs(mean) > ROUNDING else 0.0
 
 
 def _by_position(values: Sequence[Sequence[float | None]]) -> list[tuple[int, float, float, float]]:

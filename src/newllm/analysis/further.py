@@ -8,7 +8,7 @@ from newllm.analysis.cost import mean_of_ways, petaflop_per_epoch, target, ways
 from newllm.analysis.diagnosis import Diagnosis
 from newllm.analysis.markdown import at_depths, number, p_value, plural, table
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import mean_interval
+from newllm.analysis.statistics import Estimate, mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
 
@@ -77,7 +77,7 @@ def context_section(comparison: Comparison, supplements: Supplements) -> str:
         shown = [f"{math.exp(means[read]):.2f}" if read in means else "–" for read in (1, FAR)]
         last = f"{math.exp(means[max(means)]):.2f} ({max(means)})" if means else "–"
         one = found.get(diagnosis.num_layers)
-        gain = [number(one.gain, signed=True, decimals=3), p_value(one.adjusted_p).removeprefix("= ")] if one else None
+        gain = [_signed(one.gain, 3), p_value(one.adjusted_p).removeprefix("= ")] if one else None
         rows.append([str(diagnosis.num_layers), *shown, last, *(gain or ["–", "–"])])
     header = ["layers", "PPL after 1 token", f"after {FAR}", "after the last (token)"]
     header += [f"gain beyond {FAR} tokens", "adjusted p"]
@@ -118,16 +118,18 @@ def _carries(comparison: Comparison, found: Sequence[Reach]) -> list[str]:
     share = 1 - math.exp(-best.gain.mean)
     name = "the best depth" if best.num_layers == comparison.best.num_layers else "depth"
     worth = (
-        f"At {name}, {best.num_layers}, {first.stride} tokens more are worth "
-        f"{number(best.gain, signed=True, decimals=3)} nats, {100 * share:.1f} % of perplexity, which at "
-        f"its {ppl:.2f} is {share * ppl:.2f}."
+        f"At {name}, {best.num_layers}, {first.stride} tokens more are worth {_signed(best.gain, 3)} nats, "
+        f"{_signed(Estimate(100 * share, None), 1)} % of perplexity, which at its {ppl:.2f} is "
+        f"{_signed(Estimate(share * ppl, None), 2)}."
     )
     low, high = (choose(found, key=lambda one: one.gain.mean) for choose in (min, max))
-    of_all = (
-        f"Over the depths the gain goes from {low.gain.mean:+.3f} (depth {low.num_layers}) to {high.gain.mean:+.3f} "
-        f"(depth {high.num_layers})."
-    ).replace("-", "−")
-    return [how, " ".join([verdict, worth, *([of_all] if len(found) > 1 else [])])]
+    of_all = f"Over the depths the gain goes from {_signed(low.gain, 3)} (depth {low.num_layers}) to "
+    of_all += f"{_signed(high.gain, 3)} (depth {high.num_layers})."
+    return [how, " ".join([verdict, worth, *([of_all] if low is not high else [])])]
+
+
+def _signed(estimate: Estimate, decimals: int) -> str:
+    return number(estimate, signed=True, decimals=decimals)
 
 
 def samples_section(comparison: Comparison, supplements: Supplements) -> str:

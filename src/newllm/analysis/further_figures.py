@@ -105,7 +105,7 @@ def _limits(gains: Sequence[Sequence[tuple[float, ...]]]) -> tuple[float, float]
     """Of the vertical axis: what lies beyond FAR, and 0; the first tokens' gain is many times that."""
     far = [value for rows in gains for read, _, *ends in rows if read > FAR for value in ends]
     values = [0.0, *(far or [value for rows in gains for _, _, *ends in rows for value in ends])]
-    margin = 0.25 * (max(values) - min(values)) or 0.01
+    margin = max(0.25 * (max(values) - min(values)), 0.001)  # a gain of 0 does not show rounding
     return min(values) - margin, max(values) + margin
 
 
