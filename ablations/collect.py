@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 
 from newllm.analysis.ablation import Ablation, AblationDepth, AblationSeed, AblationsFile, differing
+from newllm.analysis.diagnosis import load_diagnoses
+from newllm.analysis.markdown import at_depths
 from newllm.analysis.overfitting import plateau_epochs
 from newllm.analysis.published import STUDY_SWITCHES
 from newllm.analysis.results import DepthResult, flatten, load_results
@@ -23,6 +25,8 @@ from newllm.files import write_json
 
 RESULTS = Path("ablations/results.json")
 NUM_LAYERS = (4, 6, 8)
+ROUNDING = 5e-4
+"""Nats between two stages' losses of the same weights at most. Those of two trainings differ by more at some seed."""
 
 
 def main() -> None:
@@ -72,9 +76,16 @@ def collect(name: str, revision: str, depths: Sequence[int], study: Mapping[str,
         raise UserError(f"{revision}:params.yaml: no switch differs from params.yaml here; name another revision")
     changes = {switch: theirs for switch, (_, theirs) in found.items()}
     command = _command(name, changes, depths)
-    results = _results(commit, revision, depths)
+    with tempfile.TemporaryDirectory() as folder:
+        results = _results(commit, revision, depths, Path(folder))
+        measured = [_train_losses(commit, result, Path(folder)) for result in results]
     for result in results:
         _check_recorded(result, parameters, revision, command)
+    if unknown := [result.num_layers for result, losses in zip(results, measured, strict=True) if not losses]:
+        print(
+            f"{name}: training loss without dropout is not known {at_depths(unknown)}, and claim 6 not judged there: "
+            f"metrics/diagnostics has nothing of these weights; run `{command}` for it"
+        )
     runs = results[0].runs
     return Ablation(
         name=name,
@@ -84,29 +95,46 @@ def collect(name: str, revision: str, depths: Sequence[int], study: Mapping[str,
         parameters=runs.parameters,
         data_sha256=runs.data_sha256,
         device=" and ".join(sorted({result.runs.device for result in results})),
-        depths=[_depth(result) for result in results],
+        depths=[_depth(result, losses) for result, losses in zip(results, measured, strict=True)],
     )
 
 
 def _command(name: str, changes: Mapping[str, Any], depths: Sequence[int]) -> str:
     """What makes the experiment from the study."""
     settings = [f"-S {switch}={json.dumps(value)}" for switch, value in changes.items()]
-    return " ".join(["dvc exp run --name", name, *settings, *(f"evaluate@{depth}" for depth in sorted(set(depths)))])
+    stages = [f"{stage}@{depth}" for stage in ("evaluate", "diagnose") for depth in sorted(set(depths))]
+    return " ".join(["dvc exp run --name", name, *settings, *stages])
 
 
-def _results(commit: str, revision: str, depths: Sequence[int]) -> list[DepthResult]:
-    """As of the files in the commit, with the same checks as for the report."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for depth in depths:
-            for path in (f"metrics/layers/{depth}.json", f"metrics/runs/{depth}.json", f"plots/curves/{depth}.csv"):
-                place = folder / path
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_text(_show(commit, path), encoding="utf-8")
-        try:
-            return load_results(depths, folder / "metrics", folder / "plots/curves")
-        except UserError as error:
-            raise UserError(str(error).replace(f"{folder}/", f"{revision}:")) from None
+def _results(commit: str, revision: str, depths: Sequence[int], folder: Path) -> list[DepthResult]:
+    """As of the files in the commit, put into `folder`, with the same checks as for the report."""
+    for depth in depths:
+        for path in (f"metrics/layers/{depth}.json", f"metrics/runs/{depth}.json", f"plots/curves/{depth}.csv"):
+            _put(folder / path, _show(commit, path))
+    try:
+        return load_results(depths, folder / "metrics", folder / "plots/curves")
+    except UserError as error:
+        raise UserError(str(error).replace(f"{folder}/", f"{revision}:")) from None
+
+
+def _train_losses(commit: str, result: DepthResult, folder: Path) -> list[float]:
+    """Of every seed, without dropout; none if the commit's diagnostics are missing or those of the study's weights."""
+    path = f"metrics/diagnostics/{result.num_layers}.json"
+    text = _git("show", f"{commit}:{path}")
+    if text is None:
+        return []
+    _put(folder / path, text)
+    try:
+        (diagnosis,) = load_diagnoses([result], folder / "metrics/diagnostics")
+    except UserError:
+        return []
+    distances = [abs(a.val_loss - b.val_loss) for a, b in zip(diagnosis.seeds, result.runs.seeds, strict=True)]
+    return [seed.train_loss_without_dropout for seed in diagnosis.seeds] if max(distances) < ROUNDING else []
+
+
+def _put(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def _check_recorded(result: DepthResult, parameters: Mapping[str, Any], revision: str, command: str) -> None:
@@ -121,12 +149,14 @@ def _check_recorded(result: DepthResult, parameters: Mapping[str, Any], revision
         )
 
 
-def _depth(result: DepthResult) -> AblationDepth:
-    names = AblationSeed.model_fields.keys() - {"plateau_epochs"}
-    plateaus = plateau_epochs(result)
+def _depth(result: DepthResult, train_losses: Sequence[float]) -> AblationDepth:
+    names = AblationSeed.model_fields.keys() - {"plateau_epochs", "train_loss_without_dropout"}
+    measured: Sequence[float | None] = train_losses or [None] * len(result.runs.seeds)
     seeds = [
-        AblationSeed(**{name: getattr(run, name) for name in names}, plateau_epochs=plateau)
-        for run, plateau in zip(result.runs.seeds, plateaus, strict=True)
+        AblationSeed(
+            **{name: getattr(run, name) for name in names}, plateau_epochs=plateau, train_loss_without_dropout=loss
+        )
+        for run, plateau, loss in zip(result.runs.seeds, plateau_epochs(result), measured, strict=True)
     ]
     return AblationDepth(num_layers=result.num_layers, seeds=seeds)
 

@@ -12,7 +12,13 @@ from newllm.data.vocabulary import Vocabulary
 from newllm.errors import UserError
 from newllm.files import check_sha256, sha256, write_json
 from newllm.training.device import DTYPES, choose_device, describe
-from newllm.training.diagnostics import GRADIENT_WINDOWS, sample_windows, seed_diagnostics, targets_by_position
+from newllm.training.diagnostics import (
+    GRADIENT_WINDOWS,
+    overlapping,
+    sample_windows,
+    seed_diagnostics,
+    targets_by_position,
+)
 from newllm.training.samples import continuations
 from newllm.training.trained import check_val_losses, load_tokens, load_trained, stacks
 from stages import run
@@ -27,7 +33,8 @@ def main() -> None:
     parser.add_argument("--num-layers", type=int, required=True)
     num_layers = parser.parse_args().num_layers
     folder = Path("models") / str(num_layers)
-    parameters, record = load_trained(folder, num_layers, load_config(Path("params.yaml")))
+    config = load_config(Path("params.yaml"))
+    parameters, record = load_trained(folder, num_layers, config)
     windows = load_tokens(TRAIN)
     if sha256(TRAIN) != record.data_sha256:
         raise UserError(f"{TRAIN}: not the windows that {folder} was trained on; run `dvc repro train@{num_layers}`")
@@ -42,11 +49,11 @@ def main() -> None:
     validation = load_tokens(VALIDATION).to(device)
     sample = sample_windows(windows, len(validation)).to(device)
     batch_size, dtype = record.parameters["train"]["batch_size"], DTYPES[record.precision]
-    residual = record.shape.residual
+    stride, residual = config.data.stride, record.shape.residual
     figures: list[dict[str, Any]] = []
     for rows, stack in stacks(parameters, device):
         seeds = [result.seed for result in record.seeds[rows]]
-        figures += seed_diagnostics(record.shape, stack, seeds, (sample, validation), batch_size, dtype)
+        figures += seed_diagnostics(record.shape, stack, seeds, (sample, validation), stride, batch_size, dtype)
     check_val_losses(folder, record, [seed["val_loss"] for seed in figures])
     diagnostics = {
         "num_layers": num_layers,
@@ -56,6 +63,8 @@ def main() -> None:
         "val_windows": len(validation),
         "gradient_windows": min(len(sample), GRADIENT_WINDOWS),
         **targets_by_position(validation),
+        "context_stride": stride,
+        "context_pairs": len(overlapping(validation, stride)),
         "seeds": figures,
         "samples": {
             "seed": record.seeds[0].seed,

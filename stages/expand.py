@@ -75,7 +75,8 @@ def main() -> None:
         )
         if start.learns is not None:
             check_frozen(start, training.parameters)
-        save(new_weights, training, _record(config, shape, device, training, record.data_sha256))
+        grown = _record(config, shape, device, training, record.data_sha256)
+        save(new_weights, training, grown)
         write_csv(new_curves, [asdict(row) for row in training.curves])
         test = _scores(training.parameters, windows[2], config, device)
         results = [asdict(result) for result in training.results]
@@ -90,8 +91,9 @@ def main() -> None:
         for key in ("start_val_loss", "base_val_loss"):
             metrics[key] = sum(result[key] for result in results) / len(results)
         about = {"pattern": pattern, "context_dim": shape.context_dim, "norm_blocks": shape.norm_blocks}
+        about |= grown.model_dump(include={"device", "torch_version", "git_commit", "git_dirty"})
         # in a list, which DVC does not take for figures to compare
-        write_json(new, metrics | {"runs": [about | {"device": describe(device), "seeds": results}]})
+        write_json(new, metrics | {"runs": [about | {"seeds": results}]})
 
 
 def begin(pattern: str, base: Parameters, shape: ModelShape, config: Config) -> tuple[ModelShape, Start]:

@@ -49,7 +49,7 @@ def results_section(root: Path) -> str:
     comparison = compare(
         results, config.model.num_layers, config.study.baseline_num_layers, config.data.model_dump()
     )  # fmt: skip
-    more = load_supplements(results, root, config.data.window, config.data.stride)
+    more = load_supplements(results, root, config.data.window)
     verdicts = judge(comparison, more.overfitting) if comparison.matches_published_data else []
     header = ["layers", "parameters", "val PPL", "test PPL", "val accuracy", "seconds a seed"]
     parts = [

@@ -20,7 +20,7 @@ def main() -> None:
     comparison = summary.compare(
         loaded, config.model.num_layers, config.study.baseline_num_layers, config.data.model_dump()
     )
-    more = supplements.load_supplements(loaded, Path(), config.data.window, config.data.stride)
+    more = supplements.load_supplements(loaded, Path(), config.data.window)
     contents = {
         METRICS / "report.md": report.write_report(comparison, supplements=more).encode(),
         **{PLOTS / name: picture for name, picture in figures.draw_all(comparison, more).items()},

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from newllm.analysis.ablation import load_ablations
-from tests.analysis.metrics_files import PARAMETERS, final_perplexity, write_all
+from tests.analysis.metrics_files import PARAMETERS, final_perplexity, write_all, write_diagnostics
 
 ROOT = Path(__file__).parent.parent
 WHO = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -41,7 +41,13 @@ class Repository:
         self.git("commit", "-qm", "made up")
         return self.git("rev-parse", "HEAD")
 
-    def experiment(self, changes: Mapping[str, Any], depths: tuple[int, ...] = (4, 6, 8), gain: float = 0.2) -> str:
+    def experiment(
+        self,
+        changes: Mapping[str, Any],
+        depths: tuple[int, ...] = (4, 6, 8),
+        gain: float = 0.2,
+        diagnosed: tuple[int, ...] = (),
+    ) -> str:
         """A commit beside the study's, as DVC makes one; the study is checked out again."""
         parameters, values = copy.deepcopy(PARAMETERS), yaml.safe_load((self.folder / "params.yaml").read_text())
         for name, value in changes.items():
@@ -53,6 +59,8 @@ class Repository:
         write_all(
             self.folder, depths, parameters=parameters, perplexity_of=lambda d, seed: final_perplexity(d, seed) - gain
         )
+        for depth in diagnosed:
+            write_diagnostics(self.folder, depth, lambda _, seed: 2.0 + 0.1 * seed)
         commit = self.commit()
         self.git("reset", "--hard", "-q", self.study)
         return commit
@@ -82,13 +90,32 @@ def test_collects(repository: Repository) -> None:
     residual, warmup = load_ablations(repository.folder / "ablations/results.json")
     assert (residual.revision, warmup.revision) == tuple(commits)
     assert (residual.changes, warmup.changes) == ({"model.residual": True}, {"train.warmup_epochs": 10})
-    assert residual.command == "dvc exp run --name residual -S model.residual=true evaluate@4 evaluate@6 evaluate@8"
+    assert residual.command == (
+        "dvc exp run --name residual -S model.residual=true evaluate@4 evaluate@6 evaluate@8 "
+        "diagnose@4 diagnose@6 diagnose@8"
+    )
     assert warmup.parameters["train.warmup_epochs"] == 10
     assert [depth.num_layers for depth in warmup.depths] == [4, 6, 8]
     assert residual.depths[1].over_seeds("val_ppl") == [final_perplexity(6, seed) - 0.2 for seed in range(5)]
     assert residual.depths[1].over_seeds("best_epoch") == [3, 2, 3, 3, 3]
     assert residual.depths[1].over_seeds("plateau_epochs") == [2, 1, 2, 2, 2]
     assert repository.git("status", "--porcelain") == "?? ablations/"
+
+
+def test_training_losses_are_those_of_the_experiments_weights(repository: Repository) -> None:
+    """The commit of an experiment also has what the study wrote, diagnostics of other weights."""
+    for depth in (4, 6, 8):
+        write_diagnostics(repository.folder, depth, lambda depth, seed: 2.5 + depth + seed)
+    repository.study = repository.commit()
+    without = repository.experiment({"model.residual": True}, gain=0.02)
+    own = repository.experiment({"model.residual": True}, diagnosed=(4, 6))
+    done = repository.collect(f"without={without}", f"own={own}")
+    assert done.returncode == 0, done.stderr
+    assert "without: training loss without dropout is not known at depths 4, 6 and 8" in done.stdout
+    assert "own: training loss without dropout is not known at depth 8" in done.stdout
+    found = load_ablations(repository.folder / "ablations/results.json")
+    losses = [[[seed.train_loss_without_dropout for seed in depth.seeds] for depth in one.depths] for one in found]
+    assert losses == [[[None] * 5] * 3, [[2.0, 2.1, 2.2, 2.3, 2.4]] * 2 + [[None] * 5]]
 
 
 def test_depths_that_the_experiment_did_not_train(repository: Repository) -> None:
@@ -105,7 +132,7 @@ def test_untouched_depth_alone(repository: Repository) -> None:
     done = repository.collect(f"residual={commit}", "--num-layers", "6")
     assert done.returncode == 1
     assert "metrics/runs/6.json: trained with model.residual False, expected True" in done.stderr
-    assert "dvc exp run --name residual -S model.residual=true evaluate@6`" in done.stderr
+    assert "dvc exp run --name residual -S model.residual=true evaluate@6 diagnose@6`" in done.stderr
 
 
 @pytest.mark.parametrize(

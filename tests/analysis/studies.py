@@ -29,4 +29,4 @@ def reload(root: Path, depths: Any = tuple(PERPLEXITIES)) -> Comparison:
 
 
 def more(root: Path, compared: Comparison) -> Supplements:
-    return load_supplements(compared.results, root, 64, 32)
+    return load_supplements(compared.results, root, 64)

@@ -1,6 +1,7 @@
 """Ablations in the report: which are compared, the effects against scipy, and what they say of claim 6."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,26 +9,35 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from newllm.analysis.ablation import effects, load_ablations, mismatch
+from newllm.analysis.ablation import Parts, effects, load_ablations, mismatch
+from newllm.analysis.comparisons import Difference
 from newllm.analysis.report import write_report
+from newllm.analysis.statistics import Estimate
 from newllm.analysis.summary import Comparison
 from newllm.errors import UserError
-from tests.analysis.metrics_files import PARAMETERS
+from tests.analysis.metrics_files import PARAMETERS, write_diagnostics
 from tests.analysis.studies import PERPLEXITIES, more, study
 
 RESIDUAL = {4: 19.9, 6: 20.0, 8: 20.6}
+TRAIN_LOSS = 2.8
+"""Of the study at every depth, without dropout."""
 
 
-def experiment(means: dict[int, float], train_loss: float = 2.9, **switches: Any) -> dict[str, Any]:
+def experiment(
+    means: dict[int, float], share_of: Callable[[int], float | None] = lambda _: 0.9, **switches: Any
+) -> dict[str, Any]:
+    """Means of perplexity by depth; `share_of` what is won is training loss, the rest gap; None is not measured."""
     changes = switches or {"model.residual": True}
     parameters = {f"{part}.{name}": value for part, values in PARAMETERS.items() for name, value in values.items()}
     depths = []
     for depth, mean in means.items():
+        share = share_of(depth)
+        won = math.log(PERPLEXITIES.get(depth, mean)) - math.log(mean)
         seeds = [
             {
                 "seed": seed,
-                "train_loss": train_loss + 0.01 * seed,
-                "val_loss": 3.0,
+                "train_loss_without_dropout": None if share is None else TRAIN_LOSS - share * won + 0.001 * (seed % 3),
+                "val_loss": math.log(mean + 0.02 * (seed - 2)),
                 "val_ppl": mean + 0.02 * (seed - 2),
                 "val_accuracy": 0.38,
                 "test_ppl": mean - 1,
@@ -41,13 +51,19 @@ def experiment(means: dict[int, float], train_loss: float = 2.9, **switches: Any
     return {
         "name": "residual",
         "revision": "ab" * 20,
-        "command": "dvc exp run --name residual -S model.residual=true evaluate@4 evaluate@6 evaluate@8",
+        "command": "dvc exp run --name residual -S model.residual=true evaluate@4 diagnose@4",
         "changes": changes,
         "parameters": {**parameters, **changes},
         "data_sha256": "ab" * 32,
         "device": "NVIDIA L4",
         "depths": depths,
     }
+
+
+FIT = "most of what is won is training loss, so that it had been lost to fitting too little"
+GAP = "most of what is won is gap, so that it had been lost to overfitting"
+UNDECIDED = "it is undecided whether more training loss or more gap is won"
+UNKNOWN = "training loss without dropout was not measured"
 
 
 def write(root: Path, *experiments: dict[str, Any]) -> None:
@@ -57,6 +73,8 @@ def write(root: Path, *experiments: dict[str, Any]) -> None:
 
 
 def section(root: Path, compared: Comparison) -> str:
+    for depth in PERPLEXITIES:
+        write_diagnostics(root, depth, lambda _, seed: TRAIN_LOSS + 0.001 * (seed % 3))
     report = write_report(compared, supplements=more(root, compared))
     return report.split("\n## Ablations\n")[1].split("\n## ")[0]
 
@@ -79,8 +97,12 @@ def test_effects_against_scipy(tmp_path: Path) -> None:
         interval = stats.ttest_ind(
             [RESIDUAL[depth] + 0.02 * (seed - 2) for seed in range(5)], own[depth], equal_var=False
         ).confidence_interval()
-        assert (effect.val_ppl.low, effect.val_ppl.high) == pytest.approx((interval.low, interval.high))
-    assert [(effect.is_better, effect.is_worse) for effect in found] == [(False, False), (True, False), (True, False)]
+        assert (effect.val_ppl.difference.low, effect.val_ppl.difference.high) == pytest.approx(
+            (interval.low, interval.high)
+        )
+    assert [effect.val_ppl.below for effect in found] == [False, True, True]
+    assert not any(effect.val_ppl.above for effect in found)
+    assert [effect.parts for effect in found] == [None] * 3, "nothing was measured of the study"
 
 
 def test_correction_is_over_all_experiments(tmp_path: Path) -> None:
@@ -88,9 +110,9 @@ def test_correction_is_over_all_experiments(tmp_path: Path) -> None:
     compared = study(tmp_path)
     write(tmp_path, experiment({6: 20.45}))
     (alone,) = effects(compared, load_ablations(tmp_path / "ablations/results.json"))
-    assert alone.is_better
+    assert alone.val_ppl.below
     write(tmp_path, experiment({6: 20.45}), experiment({6: 20.45}, **{"train.warmup_epochs": 10}))
-    assert not any(e.is_better for e in effects(compared, load_ablations(tmp_path / "ablations/results.json")))
+    assert not any(e.val_ppl.below for e in effects(compared, load_ablations(tmp_path / "ablations/results.json")))
 
 
 def test_section(tmp_path: Path) -> None:
@@ -99,23 +121,94 @@ def test_section(tmp_path: Path) -> None:
     text = section(tmp_path, compared)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert [row[:2] for row in rows[2:]] == [
-        *(["residual connections", depth] for depth in "468"), *(["warm-up in epochs: 10", d] for d in "68")
+        *(["residual connections", depth] for depth in "468"), *(["warm-up over 10 epochs", d] for d in "68")
     ]  # fmt: skip
     assert rows[4][2:7] == ["20.60 ± 0.04", "23.00 ± 0.04", "−2.40 ± 0.05", "< 0.0001", "19.60 ± 0.00"]
-    assert rows[4][7].startswith("−0.18")
-    assert rows[4][8:] == ["142.0", "9.0", "148.8"]
-    assert "Residual connections: better at depth 6 and 8, no difference shown at depth 4." in text
-    assert "Warm-up in epochs: 10: worse at depth 8, no difference shown at depth 6." in text
-    assert "lowers perplexity at depth 6 (residual connections) and 8 (residual connections), and" in text
-    assert "had not been lost to overfitting, but to fitting too little." in text
+    won = math.log(23.0) - math.log(20.6)
+    for cell, expected in zip(rows[4][7:10], (won, 0.9 * won, 0.1 * won), strict=True):
+        assert cell.startswith(f"−{expected:.3f}"), "validation loss, training loss and gap"
+    assert rows[4][10:] == ["142.0", "9.0", "148.8"]
+    assert "Residual connections: better at depths 6 and 8, no difference shown at depth 4." in text
+    assert "Warm-up over 10 epochs: worse at depth 8, no difference shown at depth 6." in text
+    assert f"Residual connections: at depths 6 and 8 {FIT}." in text
     assert "residual: `dvc exp run --name residual -S model.residual=true evaluate@4" in text
     assert "abababababab" in text
 
 
-def test_claim_six_on_the_other_sides(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("share_of", "expected"),
+    [
+        (lambda _: 1.2, f"at depths 6 and 8 {FIT}."),
+        (lambda _: 0.27, f"at depths 6 and 8 {GAP}."),  # training loss falls, but most of what is won is gap
+        (lambda _: -0.5, f"at depths 6 and 8 {GAP}."),
+        (lambda _: 0.5, f"at depths 6 and 8 {UNDECIDED}."),
+        (lambda depth: 0.9 if depth == 6 else 0.1, f"at depth 6 {FIT}; at depth 8 {GAP}."),
+        (lambda depth: 0.5 if depth == 6 else 0.9, f"at depth 6 {UNDECIDED}; at depth 8 {FIT}."),
+        (lambda depth: None if depth == 6 else 0.9, f"at depth 6 {UNKNOWN}; at depth 8 {FIT}."),
+    ],
+)
+def test_claim_six_is_judged_depth_by_depth(
+    tmp_path: Path, share_of: Callable[[int], float | None], expected: str
+) -> None:
     compared = study(tmp_path)
-    write(tmp_path, experiment(RESIDUAL, train_loss=3.2))
-    assert "but training loss is not shown to fall with it everywhere" in section(tmp_path, compared)
+    write(tmp_path, experiment(RESIDUAL, share_of))
+    text = section(tmp_path, compared)
+    assert f"Residual connections: {expected}" in text
+    assert ("not measured | not measured" in text) is (UNKNOWN in expected)
+
+
+@pytest.mark.parametrize(
+    ("train_loss", "gap", "balance", "expected"),
+    [
+        (-0.2, 0.0, -0.2, (True, False)),
+        (0.0, -0.2, 0.2, (False, True)),
+        (-0.2, -0.2, 0.0, (False, False)),
+        (0.0, 0.0, -0.2, (False, False)),  # more than the gap, but neither is shown to fall
+        (0.0, 0.0, 0.2, (False, False)),
+        (0.2, 0.2, 0.2, (False, False)),
+    ],
+)
+def test_both_parts_of_the_rule_are_needed(
+    train_loss: float, gap: float, balance: float, expected: tuple[bool, bool]
+) -> None:
+    """Differences of 0.2 are shown here, of 0 are not."""
+    parts = Parts(*(Difference(Estimate(mean, 0.1), 0.0, 0.01 if mean else 0.5) for mean in (train_loss, gap, balance)))
+    assert (parts.is_fit, parts.is_gap) == expected
+
+
+def test_parts_against_scipy(tmp_path: Path) -> None:
+    """Of each part all depths are a family."""
+    compared = study(tmp_path)
+    write(tmp_path, experiment({4: 19.89, 6: 20.49, 8: 22.98}, lambda _: 0.6))
+    section(tmp_path, compared)
+    found = effects(compared, load_ablations(tmp_path / "ablations/results.json"), more(tmp_path, compared).overfitting)
+    figures = {
+        "train_loss": lambda train, val: train,
+        "gap": lambda train, val: val - train,
+        "balance": lambda train, val: 2 * train - val,
+    }
+    own = {result.num_layers: result.over_seeds("val_loss") for result in compared.results}
+    train = [TRAIN_LOSS + 0.001 * (seed % 3) for seed in range(5)]
+    for name, figure in figures.items():
+        tests = [
+            stats.ttest_ind(
+                [figure(seed.train_loss_without_dropout, seed.val_loss) for seed in effect.depth.seeds],
+                [figure(*losses) for losses in zip(train, own[effect.depth.num_layers], strict=True)],
+                equal_var=False,
+            )
+            for effect in found
+        ]
+        largest = 0.0
+        for rank, index in enumerate(sorted(range(3), key=lambda index: tests[index].pvalue)):
+            largest = min(max(largest, (3 - rank) * tests[index].pvalue), 1)
+            part = getattr(found[index].parts, name)
+            assert part.adjusted_p == pytest.approx(largest), name
+            interval = tests[index].confidence_interval()
+            assert (part.difference.low, part.difference.high) == pytest.approx((interval.low, interval.high)), name
+
+
+def test_claim_six_where_nothing_follows(tmp_path: Path) -> None:
+    compared = study(tmp_path)
     write(tmp_path, experiment({4: 19.5, 6: 20.5, 8: 23.0}))
     assert "no change is shown to help" in section(tmp_path, compared)
     write(tmp_path, experiment({4: 19.5}))

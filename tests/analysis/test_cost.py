@@ -51,14 +51,14 @@ def test_operations_are_those_of_the_definition(tmp_path: Path, depth: int) -> N
 
 def test_sizes_that_were_not_recorded(tmp_path: Path) -> None:
     compared = comparison(tmp_path, parameters=PARAMETERS["train"])
-    supplements = load_supplements(compared.results, tmp_path, 64, 32)
+    supplements = load_supplements(compared.results, tmp_path, 64)
     assert petaflop_per_epoch(compared.results[0], supplements.training_data) is None
     assert "not known" in write_report(compared, supplements=supplements)
 
 
 def test_section(tmp_path: Path) -> None:
     compared = comparison(tmp_path)
-    report = write_report(compared, supplements=load_supplements(compared.results, tmp_path, 64, 32))
+    report = write_report(compared, supplements=load_supplements(compared.results, tmp_path, 64))
     rows = [line for line in report.split("\n## Cost\n")[1].splitlines() if line.startswith("| ")]
     cells = {line.split(" | ")[0][2:]: line.removesuffix(" |").split(" | ")[1:] for line in rows[2:5]}
     per_epoch = [ModelShape(1000, 256, 256, 512, depth).flops_per_position * 51_026 * 63 / 1e15 for depth in (1, 4)]

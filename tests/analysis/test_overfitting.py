@@ -113,7 +113,7 @@ def test_both_parts_of_the_rule_are_needed(
 ) -> None:
     """Differences of 0.2 are shown here, of 0 are not."""
     parts = [
-        PairComparison(8, 4, Estimate(mean, 0.1), 0.0, 0.01 if mean else 0.5) for mean in (train_loss, gap, balance)
+        PairComparison(Estimate(mean, 0.1), 0.0, 0.01 if mean else 0.5, 8, 4) for mean in (train_loss, gap, balance)
     ]
     excess = Excess(8, Estimate(0.2, 0.1), *parts)
     assert (excess.is_underfitting, excess.is_overfitting) == expected

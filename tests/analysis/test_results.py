@@ -218,7 +218,7 @@ QUIET = settings(
 def report_or_user_error(root: Path, pictures: bool = False) -> None:
     try:
         comparison = compare(load(root, 4), 4, 4, DATA)
-        supplements = load_supplements(comparison.results, root, 64, 32)
+        supplements = load_supplements(comparison.results, root, 64)
         report = write_report(comparison, supplements=supplements)
         report.encode()
         json.dumps(headline(comparison, supplements), allow_nan=False)

@@ -389,7 +389,7 @@ def report_outcome(root: Path, pictures: bool) -> str:
     """What the report stage does, but for the pictures in most cases."""
     loaded = results.load_results((1, 4, 6), root / "metrics", root / "plots/curves")
     compared = summary.compare(loaded, 6, 6, DATA)
-    more = supplements.load_supplements(loaded, root, 64, 32)
+    more = supplements.load_supplements(loaded, root, 64)
     written = report.write_report(compared, supplements=more)
     assert not (found := NO_NUMBER.search(written)), written[found.start() - 200 : found.end() + 50]
     written.encode()

@@ -42,6 +42,8 @@ def test_every_pattern_trains_and_records_where_it_began(project: Project, patte
     assert run["pattern"] == pattern
     assert run["context_dim"] == context_dim * (1 if pattern == "longer" else 2)
     assert run["norm_blocks"] == (1 if pattern == "longer" else 2)
+    for name in ("device", "torch_version", "git_commit", "git_dirty"):
+        assert run[name] == record[name], "the base was trained by the same code"
     for seed in run["seeds"]:
         assert seed["val_ppl"] == pytest.approx(math.exp(seed["val_loss"]))
         assert seed["test_ppl"] == pytest.approx(math.exp(seed["test_loss"]))

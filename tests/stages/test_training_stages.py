@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import yaml
 
@@ -204,9 +205,12 @@ def test_diagnostics_belong_to_the_runs(project: Project) -> None:
         assert seed["seed"] == run["seed"]
         total = sum(mean * count for mean, count in zip(seed["val_loss_by_position"], counts, strict=True))
         assert total / sum(counts) == pytest.approx(run["val_loss"], rel=1e-6)
+        assert len(seed["context_gain_by_position"]) == len(counts) - found["context_stride"] > 0
         assert seed["gap"] == pytest.approx(run["val_loss"] - seed["train_loss_without_dropout"], abs=1e-5)
         weights = ["embedding", "hidden.1", "hidden.2", "output", "update", "forget", "input"]
         for point in ("initial", "best"):
             assert list(seed["gradient_norms"][point]) == [f"{name}.weight" for name in weights]
+    windows = np.load(project.folder / "data/windows/validation.npy")
+    assert found["context_pairs"] == (windows[:, 0] != 2).sum() > 0, "all windows that do not begin with <bos>"
     assert found["samples"]["seed"] == 0
     assert all(text["greedy"] and text["sampled"] for text in found["samples"]["texts"])

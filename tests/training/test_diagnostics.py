@@ -1,6 +1,7 @@
 """The diagnostics against slow, obvious computations by the definition."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -11,7 +12,9 @@ from newllm.model import plain
 from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
 from newllm.training import diagnostics
 from newllm.training.diagnostics import (
+    context_gains,
     gradient_norms,
+    overlapping,
     sample_windows,
     seed_diagnostics,
     target_losses,
@@ -21,7 +24,8 @@ from newllm.training.evaluation import loss_and_accuracy
 
 SHAPE = ModelShape(vocabulary_size=20, embedding_dim=8, context_dim=6, hidden_size=12, num_layers=3)
 SEEDS = [4, 7]
-PAD, UNK, BOS = 0, 1, 2
+STRIDE = 3
+PAD, UNK, BOS, EOS = 0, 1, 2, 3
 
 
 def windows(count: int, seed: int) -> Tensor:
@@ -45,7 +49,7 @@ def parameters() -> Parameters:
 
 @pytest.fixture
 def figures(parameters: Parameters) -> list[dict]:
-    return seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, VALIDATION), 8, torch.float32)
+    return seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, VALIDATION), STRIDE, 8, torch.float32)
 
 
 def losses_by_definition(parameters: Parameters, seed: int, rows: Tensor) -> dict[tuple[int, int], float]:
@@ -80,14 +84,63 @@ def test_losses_equal_the_definition(parameters: Parameters, figures: list[dict]
     groups = {
         "": range(len(VALIDATION)),
         "_full_windows": [n for n, row in enumerate(VALIDATION) if row[-1] != PAD],
-        "_continuing_windows": [n for n, row in enumerate(VALIDATION) if row[-1] != PAD and row[0] != BOS],
     }
-    assert [len(group) for group in groups.values()] == [31, 20, 10]
+    assert [len(group) for group in groups.values()] == [31, 20]
     for name, group in groups.items():
         expected = [mean([losses[n, t] for n in group if (n, t) in losses]) for t in range(1, 10)]
         assert found[f"val_loss_by_position{name}"] == pytest.approx(expected, rel=1e-5), name
         counts = [sum((n, t) in losses for n in group) for t in range(1, 10)]
         assert targets_by_position(VALIDATION)[f"targets_by_position{name}"] == counts
+
+
+def cut(stride: int, lengths: Sequence[int] = (3, 26, 8, 9, 40, 13, 12, 31)) -> tuple[Tensor, list[tuple[int, int]]]:
+    """Windows of ten tokens of rows of so many words, as the tokenize stage cuts them; the row of each and its start.
+
+    The words repeat, so that neighbours of different rows look alike.
+    """
+    windows, places = [], []
+    for number, length in enumerate(lengths):
+        row = [BOS, *(4 + (word * word + length) % 7 for word in range(length)), EOS]
+        row += [PAD] * (10 - len(row))
+        for start in range(0, len(row) - 9, stride):
+            windows.append(row[start : start + 10])
+            places.append((number, start))
+    return torch.tensor(windows).int(), places
+
+
+@pytest.mark.parametrize("stride", [1, 3, 4, 7, 8])
+def test_gain_is_of_the_same_tokens(parameters: Parameters, stride: int) -> None:
+    """Every token of a row that two neighbouring windows predict, found by its place in the row."""
+    rows, places = cut(stride)
+    found = seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, rows), stride, 8, torch.float32)
+    for seed in (0, 1):
+        losses = losses_by_definition(parameters, seed, rows)
+        gains: dict[int, list[float]] = {}
+        for number, (row, start) in enumerate(places):
+            if (row, start - stride) not in places:
+                continue
+            before = places.index((row, start - stride))
+            for position in range(1, 10):
+                if position + stride < 10:
+                    assert rows[number, position] == rows[before, position + stride]
+                    gain = losses[number, position] - losses[before, position + stride]
+                    gains.setdefault(position, []).append(gain)
+        assert len(overlapping(rows, stride)) == len(gains[1]) > 3
+        expected = [mean(gains[position]) for position in range(1, 10 - stride)]
+        assert found[seed]["context_gain_by_position"] == pytest.approx(expected, abs=1e-5)
+        assert max(map(abs, expected)) > 1e-3
+
+
+def test_without_overlap_there_is_no_gain(parameters: Parameters) -> None:
+    for stride in (9, 10, 11):  # of 10 tokens 9 are targets
+        rows, _ = cut(stride)
+        found = seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, rows), stride, 8, torch.float32)
+        assert [seed["context_gain_by_position"] for seed in found] == [[], []]
+    rows, _ = cut(3, [3, 8, 7])  # no row is longer than a window
+    assert len(overlapping(rows, 3)) == 0
+    assert context_gains(torch.zeros(2, len(rows), 9), rows, 3) == [[], []]
+    assert len(overlapping(rows[:1], 3)) == 0
+    assert len(overlapping(cut(3)[0], 4)) == 0, "the windows were cut at another stride"
 
 
 def test_losses_by_position_sum_up_to_that_of_evaluation(parameters: Parameters, figures: list[dict]) -> None:
@@ -119,7 +172,7 @@ def test_padding_rows_and_columns_of_the_kernels_count_nowhere(
 
 def test_a_position_without_targets_has_no_loss(parameters: Parameters) -> None:
     padded = VALIDATION[::3]
-    for seed in seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, padded), 8, torch.float32):
+    for seed in seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, padded), STRIDE, 8, torch.float32):
         assert seed["val_loss_by_position"][-1] is None
         assert seed["val_loss_by_position"][0] > 0
         assert seed["val_loss_by_position_full_windows"] == [None] * 9
@@ -156,12 +209,14 @@ def test_gradients_are_those_at_the_first_and_at_the_best_parameters(
             norms_by_autograd(parameters, index, TRAIN), rel=1e-4
         )
     monkeypatch.setattr(diagnostics, "GRADIENT_WINDOWS", 20)
-    first = seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, VALIDATION), 8, torch.float32)[0]["gradient_norms"]
+    first = seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, VALIDATION), STRIDE, 8, torch.float32)[0][
+        "gradient_norms"
+    ]
     assert first["best"] == pytest.approx(norms_by_autograd(parameters, 0, TRAIN[:20]), rel=1e-4)
 
 
 def test_gradients_are_in_float32_whatever_the_losses_are_in(parameters: Parameters, figures: list[dict]) -> None:
-    half = seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, VALIDATION), 8, torch.bfloat16)
+    half = seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, VALIDATION), STRIDE, 8, torch.bfloat16)
     for found, expected in zip(half, figures, strict=True):
         assert found["gradient_norms"] == expected["gradient_norms"]
         for name in ("val_loss", "train_loss_without_dropout", "val_loss_without_unk"):
@@ -187,7 +242,7 @@ def test_a_gpu_finds_the_same(
     figures: list[dict], parameters: Parameters, dtype: torch.dtype, tolerance: float
 ) -> None:
     on_gpu = {name: value.cuda() for name, value in parameters.items()}
-    found = seed_diagnostics(SHAPE, on_gpu, SEEDS, (TRAIN.cuda(), VALIDATION.cuda()), 8, dtype)
+    found = seed_diagnostics(SHAPE, on_gpu, SEEDS, (TRAIN.cuda(), VALIDATION.cuda()), STRIDE, 8, dtype)
     for gpu, cpu in zip(found, figures, strict=True):
         for name, value in cpu.items():
             if name == "gradient_norms":

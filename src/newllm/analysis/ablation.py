@@ -1,27 +1,34 @@
 """Experiments that change one switch of the study at some depths, against the study's own runs of those depths."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from newllm.analysis.comparisons import Difference, compare_samples
+from newllm.analysis.overfitting import Diagnostics, losses_by_seed, not_measured
 from newllm.analysis.published import STUDY_SWITCHES
 from newllm.analysis.records import Amount, Count, Fraction, Perplexity, Record, Seed, Text, problem, validate
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import Estimate, difference_interval, difference_p_value, holm
+from newllm.analysis.statistics import Estimate, difference_interval
 from newllm.analysis.summary import Comparison
 
+Losses = Sequence[tuple[float, float]]
+"""Training and validation loss of every seed."""
 REMEDY = "collect the experiments again (see ablations/README.md), or restore the committed file"
 
 
 class AblationSeed(Record):
-    """One seed of a changed run; losses in nats, accuracy a fraction, training loss with dropout, at the best epoch."""
+    """One seed of a changed run at its best epoch; losses in nats, accuracy a fraction.
+
+    Training loss is that of the diagnose stage, without dropout; None if that did not run.
+    """
 
     seed: Seed
-    train_loss: Amount
+    train_loss_without_dropout: Amount | None
     val_loss: Amount
     val_ppl: Perplexity
     val_accuracy: Fraction
@@ -66,10 +73,14 @@ class Ablation(Record):
     @property
     def words(self) -> str:
         """What is changed, in words."""
-        names = {name: STUDY_SWITCHES.get(name, (name,))[0] for name in self.changes}
-        return ", ".join(
-            names[name] if value is True else f"{names[name]}: {value}" for name, value in self.changes.items()
-        )
+        return ", ".join(_in_words(name, value) for name, value in self.changes.items())
+
+
+def _in_words(name: str, value: object) -> str:
+    if name == "train.warmup_epochs":
+        return f"warm-up over {value} epoch{'' if value == 1 else 's'}"
+    words = STUDY_SWITCHES.get(name, (name,))[0]
+    return words if value is True else f"{words}: {value}"
 
 
 class AblationsFile(Record):
@@ -79,27 +90,42 @@ class AblationsFile(Record):
 
 
 @dataclass(frozen=True)
-class Effect:
-    """A changed depth minus the study's same depth, with Welch's 95 % intervals of one comparison each.
+class Parts:
+    """What a change does to validation loss, split into training loss without dropout and the gap, in nats.
 
-    `adjusted_p` is Holm's, over all depths of all experiments; None for one seed.
+    Attributes:
+        train_loss: change of training loss: below 0, the model fits better.
+        gap: change of validation minus training loss: below 0, it overfits less.
+        balance: change of (training loss - gap): below 0 if training loss falls by more than the gap.
+    """
+
+    train_loss: Difference
+    gap: Difference
+    balance: Difference
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether training loss is shown to fall, and by more than the gap."""
+        return self.train_loss.below and self.balance.below
+
+    @property
+    def is_gap(self) -> bool:
+        """Whether the gap is shown to narrow, and by more than training loss falls."""
+        return self.gap.below and self.balance.above
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A changed depth minus the study's same depth; `parts` is None where training loss was not measured in both.
+
+    P-values are corrected over all depths of all experiments.
     """
 
     ablation: Ablation
     depth: AblationDepth
-    val_ppl: Estimate
-    train_loss: Estimate
-    adjusted_p: float | None
-
-    @property
-    def is_better(self) -> bool:
-        """Whether perplexity is shown to be lower than without the change."""
-        return self.val_ppl.mean < 0 and self.adjusted_p is not None and self.adjusted_p < 0.05
-
-    @property
-    def is_worse(self) -> bool:
-        """Whether perplexity is shown to be higher than without the change."""
-        return self.val_ppl.mean > 0 and self.adjusted_p is not None and self.adjusted_p < 0.05
+    val_ppl: Difference
+    val_loss: Estimate
+    parts: Parts | None
 
 
 def load_ablations(path: Path) -> list[Ablation]:
@@ -138,24 +164,51 @@ def mismatch(comparison: Comparison, ablation: Ablation) -> str | None:
     return f"{undone[0]} is the same here" if undone else None
 
 
-def effects(comparison: Comparison, ablations: Sequence[Ablation]) -> list[Effect]:
+def effects(
+    comparison: Comparison, ablations: Sequence[Ablation], diagnostics: Sequence[Diagnostics] = ()
+) -> list[Effect]:
     """Each depth of the comparable experiments against the same depth of the results, where that is among them."""
     results = {result.num_layers: result for result in comparison.results}
-    pairs = [
+    found = [
         (ablation, depth, results[depth.num_layers])
         for ablation in ablations
         if mismatch(comparison, ablation) is None
         for depth in ablation.depths
         if depth.num_layers in results
     ]
-    p_values = [difference_p_value(depth.over_seeds("val_ppl"), r.over_seeds("val_ppl")) for _, depth, r in pairs]
-    known = [p for p in p_values if p is not None]
-    adjusted: Sequence[float | None] = holm(known) if len(known) == len(p_values) else p_values
-    return [_effect(*pair, p) for pair, p in zip(pairs, adjusted, strict=True)]
+    val_ppls = compare_samples([(depth.over_seeds("val_ppl"), own.over_seeds("val_ppl")) for _, depth, own in found])
+    parts = _parts([(depth, own) for _, depth, own in found], diagnostics)
+    return [
+        Effect(
+            ablation,
+            depth,
+            val_ppl,
+            difference_interval(depth.over_seeds("val_loss"), own.over_seeds("val_loss")),
+            parts.get(index),
+        )
+        for index, ((ablation, depth, own), val_ppl) in enumerate(zip(found, val_ppls, strict=True))
+    ]
 
 
-def _effect(ablation: Ablation, depth: AblationDepth, result: DepthResult, p: float | None) -> Effect:
-    val_ppl, train_loss = (
-        difference_interval(depth.over_seeds(name), result.over_seeds(name)) for name in ("val_ppl", "train_loss")
-    )
-    return Effect(ablation, depth, val_ppl, train_loss, p)
+def _parts(pairs: Sequence[tuple[AblationDepth, DepthResult]], diagnostics: Sequence[Diagnostics]) -> dict[int, Parts]:
+    """By index, the parts of those pairs in which both training losses were measured: a family of tests a part."""
+    losses: dict[int, tuple[Losses, Losses]] = {}
+    for index, (depth, own) in enumerate(pairs):
+        changed = [
+            (seed.train_loss_without_dropout, seed.val_loss)
+            for seed in depth.seeds
+            if seed.train_loss_without_dropout is not None
+        ]
+        if len(changed) == len(depth.seeds) and not not_measured([own.num_layers], diagnostics):
+            losses[index] = changed, losses_by_seed(own, diagnostics)
+
+    def family(figure: Callable[[float, float], float]) -> list[Difference]:
+        def values(seeds: Losses) -> list[float]:
+            return [figure(train, val) for train, val in seeds]
+
+        return compare_samples([(values(changed), values(own)) for changed, own in losses.values()])
+
+    train_losses = family(lambda train, _: train)
+    gaps = family(lambda train, val: val - train)
+    balances = family(lambda train, val: train - (val - train))
+    return {index: Parts(*parts) for index, *parts in zip(losses, train_losses, gaps, balances, strict=True)}

@@ -12,19 +12,15 @@ CHOOSING = "val_ppl"
 
 
 @dataclass(frozen=True)
-class PairComparison:
-    """A figure's mean at one depth minus its mean at another, tested against a value.
+class Difference:
+    """A figure's mean over some runs minus its mean over others, tested against a value.
 
     Attributes:
-        num_layers: the depth whose mean counts positive.
-        reference: the depth whose mean is subtracted.
         difference: with Welch's 95 % interval, of this comparison alone.
         expected: what the difference is tested against; 0 unless said otherwise.
         adjusted_p: Holm's adjusted p-value within the family; None for one seed.
     """
 
-    num_layers: int
-    reference: int
     difference: Estimate
     expected: float
     adjusted_p: float | None
@@ -44,6 +40,27 @@ class PairComparison:
         return self.adjusted_p is not None and self.adjusted_p < SIGNIFICANCE
 
 
+@dataclass(frozen=True)
+class PairComparison(Difference):
+    """Of two depths: the mean at `reference` is subtracted from that at `num_layers`."""
+
+    num_layers: int
+    reference: int
+
+
+def compare_samples(
+    samples: Sequence[tuple[Sequence[float], Sequence[float]]], expected: float = 0.0
+) -> list[Difference]:
+    """A family of tests, one for each pair of samples, the second subtracted; corrected for their number."""
+    p_values = [difference_p_value(values, baseline, expected) for values, baseline in samples]
+    known = [p for p in p_values if p is not None]
+    adjusted: Sequence[float | None] = holm(known) if len(known) == len(p_values) else [None] * len(p_values)
+    return [
+        Difference(difference_interval(values, baseline), expected, p)
+        for (values, baseline), p in zip(samples, adjusted, strict=True)
+    ]
+
+
 def compare_pairs(
     values: Mapping[int, Sequence[float]], pairs: Sequence[tuple[int, int]], expected: float = 0.0
 ) -> list[PairComparison]:
@@ -54,12 +71,10 @@ def compare_pairs(
         pairs: the differences to test, depth first.
         expected: what each difference is tested against, in the figure's unit.
     """
-    p_values = [difference_p_value(values[depth], values[reference], expected) for depth, reference in pairs]
-    known = [p for p in p_values if p is not None]
-    adjusted: Sequence[float | None] = holm(known) if len(known) == len(p_values) else [None] * len(pairs)
+    found = compare_samples([(values[depth], values[reference]) for depth, reference in pairs], expected)
     return [
-        PairComparison(depth, reference, difference_interval(values[depth], values[reference]), expected, p)
-        for (depth, reference), p in zip(pairs, adjusted, strict=True)
+        PairComparison(one.difference, one.expected, one.adjusted_p, depth, reference)
+        for (depth, reference), one in zip(pairs, found, strict=True)
     ]
 
 

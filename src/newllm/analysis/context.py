@@ -1,14 +1,16 @@
-"""How far back the context vector carries anything: validation loss by position in the window."""
+"""How far back the context vector carries anything: what more context is worth for the same words."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from newllm.analysis.diagnosis import Diagnosis
-from newllm.analysis.statistics import Estimate, mean_interval, mean_p_value
+from newllm.analysis.diagnosis import Diagnosis, SeedDiagnosis
+from newllm.analysis.statistics import SIGNIFICANCE, Estimate, holm, mean_interval, mean_p_value
 
 FAR = 10
 """Tokens: the question is whether the model has any use of what lies further back."""
+ROUNDING = 1e-6
+"""Nats: a gain that is no larger is none, whatever a test of it says."""
 
 
 @dataclass(frozen=True)
@@ -17,47 +19,68 @@ class Reach:
 
     Attributes:
         num_layers: depth.
-        stride: tokens between the starts of two windows of a row.
-        positions: number of positions compared with the one `stride` later.
-        gain: loss at a position minus that `stride` later, in nats: mean over these positions, with the interval of
-            their scatter.
-        p: of Student's two-sided test that the gain is 0; None for fewer than two positions.
+        stride: tokens between the starts of two windows that overlap.
+        pairs: number of such pairs of windows.
+        gain: loss minus that of the same targets with `stride` tokens more, in nats; mean over seeds with Student's
+            interval.
+        adjusted_p: of Student's two-sided test that the gain is 0, by Holm's method over the depths; None for one seed.
     """
 
     num_layers: int
     stride: int
-    positions: int
+    pairs: int
     gain: Estimate
-    p: float | None
+    adjusted_p: float | None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the gain is shown to be above 0."""
+        return self.gain.mean > 0 and self.adjusted_p is not None and self.adjusted_p < SIGNIFICANCE
 
 
 def loss_by_position(diagnosis: Diagnosis) -> list[tuple[int, float, float, float]]:
-    """In windows that continue a row, by number of tokens read: loss in nats, mean and extremes over seeds.
+    """In full windows, by number of tokens read: loss in nats, mean and extremes over seeds."""
+    return _by_position([seed.val_loss_by_position_full_windows for seed in diagnosis.seeds])
 
-    These windows are all from within long rows and begin with an empty context, so that positions differ by what the
-    model has read and little else.
+
+def gain_by_position(diagnosis: Diagnosis) -> list[tuple[int, float, float, float]]:
+    """By number of tokens read in the later window: gain from one stride more in nats, mean and extremes over seeds."""
+    return _by_position([seed.context_gain_by_position for seed in diagnosis.seeds])
+
+
+def reaches(diagnoses: Sequence[Diagnosis]) -> list[Reach]:
+    """Of every depth whose windows overlap by more than FAR targets.
+
+    A seed's gain is the mean over all targets before which more than FAR tokens are read in the later window; every
+    position has one in each pair of windows, so that they count equally.
     """
+    gains = {
+        diagnosis.num_layers: [_gain(seed) for seed in diagnosis.seeds]
+        for diagnosis in diagnoses
+        if all(seed.context_gain_by_position[FAR:] for seed in diagnosis.seeds)
+    }
+    p_values = [p for values in gains.values() if (p := mean_p_value(values, 0.0)) is not None]
+    adjusted = dict(zip(gains, holm(p_values), strict=True)) if len(p_values) == len(gains) else {}
+    return [
+        Reach(depth, one.context_stride, one.context_pairs, mean_interval(gains[depth]), adjusted.get(depth))
+        for one in diagnoses
+        if (depth := one.num_layers) in gains
+    ]
+
+
+def _gain(seed: SeedDiagnosis) -> float:
+    mean = _mean(seed.context_gain_by_position[FAR:])
+    return mean if abs(mean) > ROUNDING else 0.0
+
+
+def _by_position(values: Sequence[Sequence[float | None]]) -> list[tuple[int, float, float, float]]:
     rows = []
-    for read, losses in enumerate(zip(*_losses(diagnosis), strict=True), start=1):
-        known = [loss for loss in losses if loss is not None]
+    for read, of_seeds in enumerate(zip(*values, strict=True), start=1):
+        known = [value for value in of_seeds if value is not None]
         if known:
-            rows.append((read, math.fsum(known) / len(known), min(known), max(known)))
+            rows.append((read, _mean(known), min(known), max(known)))
     return rows
 
 
-def reach(diagnosis: Diagnosis, stride: int) -> Reach | None:
-    """The gain from `stride` more tokens where more than FAR are read; None where no position allows the comparison.
-
-    A window begins `stride` tokens after the one before it in the row, so that a position's targets in one window are
-    those of the position `stride` later in the window before: nearly the same words are predicted with less and with
-    more context. The positions' differences, each the mean over seeds, are the observations of interval and test.
-    """
-    means = {read: mean for read, mean, _, _ in loss_by_position(diagnosis)}
-    gains = [means[read] - means[read + stride] for read in means if read > FAR and read + stride in means]
-    if not gains:
-        return None
-    return Reach(diagnosis.num_layers, stride, len(gains), mean_interval(gains), mean_p_value(gains, 0.0))
-
-
-def _losses(diagnosis: Diagnosis) -> Sequence[Sequence[float | None]]:
-    return [seed.val_loss_by_position_continuing_windows for seed in diagnosis.seeds]
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

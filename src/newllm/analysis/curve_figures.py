@@ -1,5 +1,6 @@
 """Pictures by epoch: learning curves of all depths, and of grown contexts."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,6 @@ from newllm.analysis.drawing import (
     MARKERS,
     PUBLISHED,
     depth_colour,
-    label_lines,
     layers,
     legend_below,
     plain_numbers,
@@ -106,50 +106,59 @@ def _by_depth(rows: Sequence[Mapping[str, float]]) -> dict[int, list[Mapping[str
 
 
 def draw_grown_contexts(figure: Figure, grown: Sequence[Grown]) -> None:
-    """Validation perplexity by epoch of every pattern, a panel a depth, beside the model that it began from."""
+    """What further training changes of the seeds' perplexity, by epoch from the start on, a panel a depth."""
     depths = sorted({one.num_layers for one in grown})
     if not depths:
         say_nothing_measured(figure, "Grown contexts")
         return
     panels = figure.subplots(1, len(depths), squeeze=False)[0]
-    panels[0].set_ylabel("validation perplexity")
+    panels[0].set_ylabel("validation perplexity minus that of the seed’s base")
     for axes, depth in zip(panels, depths, strict=True):
         _draw_patterns(axes, [one for one in grown if one.num_layers == depth])
     seeds = len(grown[0].seeds)
-    shown = "one seed" if seeds == 1 else f"mean and range of {seeds} seeds"
-    figure.suptitle(f"Grown contexts: validation perplexity by epoch of further training, {shown}", fontsize=14)
+    drawn = "one seed" if seeds == 1 else f"mean and range of {seeds} seeds until the first stops"
+    note = "marks: each seed’s best epoch after the start; of scratch the mean of the bases is subtracted"
+    figure.suptitle(f"Grown contexts: {drawn}\n{note}", fontsize=13)
+    fullest = max(panels, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+    legend_below(figure, fullest, columns=5)
 
 
 def _draw_patterns(axes: Axes, grown: Sequence[Grown]) -> None:
-    base = mean_interval(grown[0].base.over_seeds("val_ppl")).mean
-    axes.axhline(base, color=PUBLISHED, linewidth=1.4, linestyle=(0, (6, 3)))
-    ends: list[tuple[float, str, Any]] = [(base, "base", PUBLISHED)]
-    shown = [base]
+    axes.axhline(0, color=PUBLISHED, linewidth=1.4, linestyle=(0, (6, 3)), label="base")
+    shown = [0.0]
     last = 1
     for one in grown:
-        epochs, means, lows, highs = _pattern_curve(one)
+        seeds = _changes(one)
         index = PATTERNS.index(one.pattern)
         colour = depth_colour(index, len(PATTERNS))
-        axes.fill_between(epochs, lows, highs, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(epochs, means, color=colour, linewidth=2, linestyle=PATTERN_LINES[index])
-        ends.append((means[-1], one.pattern, colour))
-        shown += [min(lows), means[-1]] if one.pattern == "scratch" else [min(lows), max(highs)]
-        last = max(last, epochs[-1])
-    margin = 0.06 * (max(shown) - min(shown)) or 0.01 * base
-    axes.set_ylim(min(shown) - margin, max(shown) + margin)  # a fresh model comes in from above
-    axes.set_xlim(1 - max(0.02 * last, 0.1), last + max(0.02 * last, 0.1))
+        together = list(zip(*seeds, strict=False))  # the epochs that all seeds trained: no step where one stops
+        means = [sum(values) / len(values) for values in together]
+        best = [(seed.best_epoch, changes[seed.best_epoch]) for seed, changes in zip(one.seeds, seeds, strict=True)]
+        style: dict[str, Any] = {"color": colour, "marker": MARKERS[index]}
+        low, high = [min(values) for values in together], [max(values) for values in together]
+        axes.fill_between(range(len(means)), low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.plot(means, linewidth=2.4, linestyle=PATTERN_LINES[index], label=one.pattern, markevery=[], **style)
+        epochs, lowest = zip(*best, strict=True)
+        axes.scatter(epochs, lowest, s=34, edgecolor="white", linewidths=0.7, zorder=3, **style)
+        shown += lowest if one.pattern == "scratch" else [*lowest, *low, *means]  # which comes in from above
+        last = max(last, len(means) - 1, *epochs)
+    margin = 0.06 * (max(shown) - min(shown)) or 0.01
+    axes.set_ylim(min(shown) - margin, max(shown) + margin)
+    axes.set_xlim(-max(0.02 * last, 0.1), last + max(0.02 * last, 0.1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
     axes.set_title(layers(grown[0].num_layers), fontsize=12)
-    axes.set_xlabel("epoch")
+    axes.set_xlabel("epoch of further training")
     plain_numbers(axes, logarithmic=False)
-    label_lines(axes, ends)
 
 
-def _pattern_curve(one: Grown) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Epochs, and mean, lowest and highest perplexity of the seeds that trained in each."""
-    by_epoch: dict[int, list[float]] = {}
-    for row in one.curve:
-        by_epoch.setdefault(row.epoch, []).append(row.val_ppl)
-    epochs = sorted(by_epoch)
-    values = [by_epoch[epoch] for epoch in epochs]
-    return epochs, [sum(v) / len(v) for v in values], [min(v) for v in values], [max(v) for v in values]
+def _changes(one: Grown) -> list[list[float]]:
+    """By seed and epoch, from the start as epoch 0: perplexity minus the base's of that seed; of `scratch`, which has
+    no base, minus the mean of the bases."""
+    bases = one.base.over_seeds("val_ppl")
+    if one.pattern == "scratch":
+        bases = [mean_interval(bases).mean] * len(bases)
+    curves = [
+        [math.exp(seed.start_val_loss), *(row.val_ppl for row in one.curve if row.seed == seed.seed)]
+        for seed in one.seeds
+    ]
+    return [[value - base for value in curve] for base, curve in zip(bases, curves, strict=True)]

@@ -12,6 +12,7 @@ from newllm.analysis.records import (
     LOSS_TOLERANCE,
     Amount,
     Count,
+    Loss,
     Perplexity,
     Record,
     Seed,
@@ -23,7 +24,6 @@ from newllm.analysis.records import (
 from newllm.analysis.results import DepthResult
 from newllm.files import read_json
 
-Loss = Annotated[float, Field(ge=0, le=230)]  # its exponential is within the bounds of a perplexity
 Norms = dict[Text, Amount]
 
 
@@ -35,7 +35,10 @@ class GradientNorms(Record):
 
 
 class SeedDiagnosis(Record):
-    """One seed; losses in nats, by position None where no target is."""
+    """One seed; losses in nats, by position None where no target is.
+
+    The gain is what `context_stride` more tokens of context are worth, by position in the later of two windows.
+    """
 
     seed: Seed
     train_loss_without_dropout: Loss
@@ -45,7 +48,7 @@ class SeedDiagnosis(Record):
     val_ppl_without_unk: Perplexity
     val_loss_by_position: list[Loss | None]
     val_loss_by_position_full_windows: list[Loss | None]
-    val_loss_by_position_continuing_windows: list[Loss | None]
+    context_gain_by_position: list[Annotated[float, Field(ge=-230, le=230)]]
     gradient_norms: GradientNorms
 
 
@@ -65,7 +68,10 @@ class Samples(Record):
 
 
 class Diagnosis(Record):
-    """metrics/diagnostics/<depth>.json: what was looked into at one depth; targets by position are numbers of them."""
+    """metrics/diagnostics/<depth>.json: what was looked into at one depth; targets by position are numbers of them.
+
+    `context_pairs` are the pairs of windows that overlap, `context_stride` tokens apart.
+    """
 
     num_layers: Count
     device: Text
@@ -75,15 +81,19 @@ class Diagnosis(Record):
     gradient_windows: Count
     targets_by_position: list[int]
     targets_by_position_full_windows: list[int]
-    targets_by_position_continuing_windows: list[int]
+    context_stride: Count
+    context_pairs: Annotated[int, Field(ge=0, le=10**15)]
     seeds: Annotated[list[SeedDiagnosis], Field(min_length=1)]
     samples: Samples
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         layers = {f"hidden.{layer}.weight" for layer in range(1, self.num_layers + 1)}
+        gains = len(self.targets_by_position) - self.context_stride if self.context_pairs else 0
         for seed in self.seeds:
-            for name in ("", "_full_windows", "_continuing_windows"):
+            if len(seed.context_gain_by_position) != gains:
+                raise ValueError(f"seed {seed.seed}: context_gain_by_position has not the {gains} positions of overlap")
+            for name in ("", "_full_windows"):
                 targets = getattr(self, f"targets_by_position{name}")
                 losses = getattr(seed, f"val_loss_by_position{name}")
                 if [loss is not None for loss in losses] != [count > 0 for count in targets]:

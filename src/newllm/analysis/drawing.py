@@ -12,7 +12,6 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, ScalarFormatter
 
@@ -32,7 +31,6 @@ STYLE: Any = {
 OURS = "#31688e"
 PUBLISHED = "#222222"
 MARKERS = "osD^vP*X"
-LABEL_HEIGHT = 0.055  # of the axes, for a line of text
 MOST_LABELS = 14  # depths; more labels would touch
 
 
@@ -95,31 +93,6 @@ def time_unit(seconds: float) -> tuple[str, float]:
     if seconds >= 2 * 3600:
         return "hours", 3600.0
     return ("minutes", 60.0) if seconds >= 120 else ("seconds", 1.0)
-
-
-def label_lines(axes: Axes, ends: Sequence[tuple[float, str, Any]]) -> None:
-    """Names of lines right of the axes, at the heights where they end, moved apart as far as they would touch.
-
-    Args:
-        axes: with their limits set for good.
-        ends: value, name and colour of each line.
-    """
-    to_fraction = axes.transData + axes.transAxes.inverted()
-    heights = [(min(max(float(to_fraction.transform((1, value))[1]), 0.0), 1.0), name, c) for value, name, c in ends]
-    heights.sort(key=lambda end: end[0])
-    placed: list[float] = []
-    for height, _, _ in heights:
-        placed.append(max(height, placed[-1] + LABEL_HEIGHT) if placed else height)
-    over = max(placed[-1] - 1.0, 0.0) if placed else 0.0
-    for index in range(len(placed) - 1, -1, -1):  # back below the top, and those beneath in turn
-        ceiling = placed[index + 1] - LABEL_HEIGHT if index + 1 < len(placed) else 1.0
-        placed[index] = min(placed[index], ceiling) if over else placed[index]
-    for height, (_, name, line) in zip(placed, heights, strict=True):
-        colour = [0.7 * part for part in to_rgb(line)]  # a light line's colour is too light for text
-        axes.annotate(
-            name, (1.0, height), xycoords="axes fraction", xytext=(7, 0), textcoords="offset points",
-            va="center", color=colour, annotation_clip=False, fontweight="bold",
-        )  # fmt: skip
 
 
 def say_nothing_measured(figure: Figure, what: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from newllm.analysis.records import LOSS_TOLERANCE, Amount, Count, Record, Text, problem, validate, write_again
+from newllm.analysis.records import LOSS_TOLERANCE, Amount, Count, Loss, Record, Text, problem, validate, write_again
 from newllm.analysis.results import (
     CurveRow,
     DepthResult,
@@ -36,22 +36,27 @@ GROWING = PATTERNS[:2]
 class GrownSeed(SeedRun):
     """One seed; also the validation loss before the first step, and that of the base model of this seed."""
 
-    start_val_loss: Amount
+    start_val_loss: Loss
     base_val_loss: Amount
 
 
-class _Run(Record):
+class GrownRun(Record):
+    """One pattern at one depth, and what it was trained with; None where the file does not say."""
+
     pattern: Text
     context_dim: Count
     norm_blocks: Count
     device: Text
+    torch_version: Text | None = None
+    git_commit: Text | None = None
+    git_dirty: bool | None = None
     seeds: Annotated[list[GrownSeed], Field(min_length=1)]
 
 
 class _File(LayerMetrics):
     start_val_loss: Amount
     base_val_loss: Amount
-    runs: Annotated[list[_Run], Field(min_length=1, max_length=1)]
+    runs: Annotated[list[GrownRun], Field(min_length=1, max_length=1)]
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,8 @@ class Grown:
     """One pattern at one depth: seeds in the order of the base's, curve rows by seed and epoch."""
 
     base: DepthResult
-    pattern: str
+    run: GrownRun
     num_params: int
-    context_dim: int
     seeds: tuple[GrownSeed, ...]
     curve: tuple[CurveRow, ...]
 
@@ -69,6 +73,11 @@ class Grown:
     def num_layers(self) -> int:
         """Depth."""
         return self.base.num_layers
+
+    @property
+    def pattern(self) -> str:
+        """One of PATTERNS."""
+        return self.run.pattern
 
     def over_seeds(self, name: str) -> list[float]:
         """A figure of every seed; `name` is an attribute of GrownSeed."""
@@ -130,7 +139,7 @@ def _load(base: DepthResult, pattern: str, path: Path, curve_path: Path) -> Grow
     curve = load_curve(curve_path, base.num_layers, remedy)
     check_curve(curve, run.seeds, curve_path, remedy, str(path))
     seeds = tuple(by_seed[base_run.seed] for base_run in base.runs.seeds)
-    return Grown(base, pattern, metrics.num_params, run.context_dim, seeds, tuple(curve))
+    return Grown(base, run, metrics.num_params, seeds, tuple(curve))
 
 
 def of_pattern(grown: Sequence[Grown], num_layers: int, pattern: str) -> Grown | None:

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Sequence
 
-from newllm.analysis.context import FAR, Reach, loss_by_position, reach
+from newllm.analysis.context import FAR, Reach, loss_by_position, reaches
 from newllm.analysis.cost import mean_of_ways, petaflop_per_epoch, target, ways
 from newllm.analysis.diagnosis import Diagnosis
-from newllm.analysis.markdown import listed, number, p_value, plural, table
+from newllm.analysis.markdown import at_depths, number, p_value, plural, table
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import SIGNIFICANCE, holm, mean_interval
+from newllm.analysis.statistics import Estimate, mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
 
@@ -70,46 +70,66 @@ def unk_section(comparison: Comparison, supplements: Supplements) -> str:
 
 def context_section(comparison: Comparison, supplements: Supplements) -> str:
     """Perplexity by number of tokens read, and whether anything from further back than ten tokens is of use."""
-    rows, reaches = [], []
+    found = {one.num_layers: one for one in reaches(supplements.diagnoses)}
+    rows = []
     for _, diagnosis in _diagnosed(comparison, supplements):
         means = {read: mean for read, mean, _, _ in loss_by_position(diagnosis)}
-        found = reach(diagnosis, supplements.stride) if supplements.stride else None
-        reaches += [found] if found else []
         shown = [f"{math.exp(means[read]):.2f}" if read in means else "–" for read in (1, FAR)]
         last = f"{math.exp(means[max(means)]):.2f} ({max(means)})" if means else "–"
-        gain = number(found.gain, signed=True, decimals=3) if found else "–"
-        rows.append([str(diagnosis.num_layers), *shown, last, gain])
+        one = found.get(diagnosis.num_layers)
+        gain = [_signed(one.gain, 3), p_value(one.adjusted_p).removeprefix("= ")] if one else None
+        rows.append([str(diagnosis.num_layers), *shown, last, *(gain or ["–", "–"])])
+    header = ["layers", "PPL after 1 token", f"after {FAR}", "after the last (token)"]
+    header += [f"gain beyond {FAR} tokens", "adjusted p"]
     text = (
-        "Validation perplexity by number of tokens read, in windows that continue a row: they begin with an empty "
-        "context in the middle of a text. The last column is the gain in nats from one stride more of context where "
-        f"more than {FAR} tokens are read already; nearly the same words are predicted with less context and with more."
+        "Validation perplexity by number of tokens read since the window began, with an empty context; in full "
+        "windows, of which some begin a row and the others lie within one."
     )
-    header = ["layers", "PPL after 1 token", f"after {FAR}", "after the last (token)", f"gain beyond {FAR} tokens"]
-    return "\n\n".join([text, table(header, rows), _carries(reaches)])
+    return "\n\n".join([text, table(header, rows), *_carries(comparison, list(found.values()))])
 
 
-def _carries(reaches: Sequence[Reach]) -> str:
-    decided = [found for found in reaches if found.p is not None]
-    adjusted = dict(
-        zip([found.num_layers for found in decided], holm([found.p or 0.0 for found in decided]), strict=True)
+def _carries(comparison: Comparison, found: Sequence[Reach]) -> list[str]:
+    """How the gain is measured, and what it says of the best depth and of all."""
+    if not found:
+        return [
+            f"Whether the context vector carries anything past {FAR} tokens cannot be measured here: no two windows of "
+            f"a row have more than {FAR} targets in common."
+        ]
+    first = found[0]
+    how = (
+        f"Where two windows of a row overlap, the same words are predicted twice: in the earlier window with "
+        f"{first.stride} tokens of context more than in the later one. The gain is by how much that lowers their loss, "
+        f"in nats: the mean over {plural(first.pairs, 'pair')} of windows and all words before which the later window "
+        f"already has more than {FAR} tokens. Interval and test (Student’s, Holm’s method over the depths) are of the "
+        "scatter of the seeds; another text is not covered."
     )
-    if not decided:
-        return f"The windows are too short to tell whether the context vector carries anything past {FAR} tokens."
-    first = decided[0]
-    shown = [found for found in decided if adjusted[found.num_layers] < SIGNIFICANCE and found.gain.mean > 0]
-    largest = max(decided, key=lambda found: found.gain.mean)
-    percent = 100 * (1 - math.exp(-largest.gain.mean))
-    figures = (
-        f"{first.stride} tokens more are worth {number(largest.gain, signed=True, decimals=3)} nats at depth "
-        f"{largest.num_layers} ({percent:.1f} % of perplexity, p {p_value(adjusted[largest.num_layers])} by Holm’s "
-        "method), the most of all depths; interval and test are of "
-        f"the scatter of {plural(first.positions, 'position')}"
+    shown = [one.num_layers for one in found if one.is_shown]
+    if all(one.adjusted_p is None for one in found):
+        verdict = f"One seed gives no test of whether the context vector carries anything past {FAR} tokens."
+    elif not shown:
+        verdict = f"**No depth is shown to carry anything past {FAR} tokens.**"
+    else:
+        where = "at every depth measured" if len(shown) == len(found) else at_depths(shown)
+        verdict = f"**The context vector carries something past {FAR} tokens {where}.**"
+    best = next((one for one in found if one.num_layers == comparison.best.num_layers), first)
+    ppl = next(
+        mean_interval(r.over_seeds("val_ppl")).mean for r in comparison.results if r.num_layers == best.num_layers
     )
-    if not shown:
-        return f"**No depth is shown to carry anything past {FAR} tokens**: {figures}."
-    depths = listed([found.num_layers for found in shown])
-    which = "every depth measured" if len(shown) == len(decided) else f"depths {depths}"
-    return f"**The context vector carries something past {FAR} tokens at {which}**: {figures}."
+    share = 1 - math.exp(-best.gain.mean)
+    name = "the best depth" if best.num_layers == comparison.best.num_layers else "depth"
+    worth = (
+        f"At {name}, {best.num_layers}, {first.stride} tokens more are worth {_signed(best.gain, 3)} nats, "
+        f"{_signed(Estimate(100 * share, None), 1)} % of perplexity, which at its {ppl:.2f} is "
+        f"{_signed(Estimate(share * ppl, None), 2)}."
+    )
+    low, high = (choose(found, key=lambda one: one.gain.mean) for choose in (min, max))
+    of_all = f"Over the depths the gain goes from {_signed(low.gain, 3)} (depth {low.num_layers}) to "
+    of_all += f"{_signed(high.gain, 3)} (depth {high.num_layers})."
+    return [how, " ".join([verdict, worth, *([of_all] if low is not high else [])])]
+
+
+def _signed(estimate: Estimate, decimals: int) -> str:
+    return number(estimate, signed=True, decimals=decimals)
 
 
 def samples_section(comparison: Comparison, supplements: Supplements) -> str:

@@ -1,20 +1,21 @@
 """Pictures of what a target costs, and of perplexity by position in the window."""
 
 import math
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from newllm.analysis.context import FAR, loss_by_position
+from newllm.analysis.context import FAR, gain_by_position, loss_by_position
 from newllm.analysis.cost import mean_of_ways, petaflop_per_epoch, target, ways
 from newllm.analysis.drawing import (
     MOST_LABELS,
     OURS,
     PUBLISHED,
     depth_colour,
-    label_lines,
     layers,
+    legend_below,
     plain_numbers,
     say_nothing_measured,
     time_unit,
@@ -65,36 +66,63 @@ def _label(axes: Axes, position: float, height: float, text: str) -> None:
 
 
 def draw_positions(figure: Figure, comparison: Comparison, supplements: Supplements) -> None:
-    """Perplexity by number of tokens read at the shallowest, the best and the deepest of the diagnosed depths."""
+    """Perplexity by number of tokens read, and what one stride more is worth for the same words.
+
+    At the shallowest, the best and the deepest of the diagnosed depths.
+    """
     diagnosed = [diagnosis.num_layers for diagnosis in supplements.diagnoses if loss_by_position(diagnosis)]
     if not diagnosed:
         say_nothing_measured(figure, "Perplexity by position")
         return
-    best = [comparison.best.num_layers] if comparison.best.num_layers in diagnosed else []
-    axes = figure.add_subplot()
-    chosen = sorted({diagnosed[0], *best, diagnosed[-1]})
-    ends, lows, last = [], [], 1
-    for index, depth in enumerate(chosen):
-        diagnosis = supplements.diagnosis(depth)
-        if diagnosis is None:
-            continue
-        rows = [(read, *map(math.exp, losses)) for read, *losses in loss_by_position(diagnosis)]
+    best = comparison.best.num_layers
+    depths = sorted({diagnosed[0], diagnosed[-1], *({best} & set(diagnosed))})
+    chosen = [diagnosis for diagnosis in supplements.diagnoses if diagnosis.num_layers in depths]
+    names = [layers(one.num_layers) + (" (best)" if one.num_layers == best else "") for one in chosen]
+    gains = [gain_by_position(one) for one in chosen]
+    panels = figure.subplots(1, 2 if all(gains) else 1, squeeze=False)[0]
+    losses = [[(read, *map(math.exp, values)) for read, *values in loss_by_position(one)] for one in chosen]
+    values = _draw_lines(panels[0], losses, names)
+    plain_numbers(panels[0], logarithmic=max(values) > 3 * min(values))
+    panels[0].set_ylim(0.97 * min(values), 1.03 * max(values))
+    panels[0].set_xlabel("tokens read since the window began")
+    panels[0].set_ylabel("validation perplexity of the next token")
+    panels[0].set_title("full windows", fontsize=12)
+    if all(gains):
+        _draw_lines(panels[1], gains, names)
+        panels[1].axhline(0, color=PUBLISHED, linewidth=1.4, linestyle=(0, (6, 3)))
+        plain_numbers(panels[1], logarithmic=False)
+        panels[1].set_ylim(*_limits(gains))
+        panels[1].set_xlabel("tokens read in the later window")
+        panels[1].set_ylabel("gain in nats")
+        panels[1].set_title(f"same words, {chosen[0].context_stride} tokens of context more", fontsize=12)
+    seeds = len(chosen[0].seeds)
+    shown = "one seed" if seeds == 1 else f"mean and range of {seeds} seeds"
+    figure.suptitle(f"Perplexity by number of tokens read, and the gain from more context: {shown}", fontsize=14)
+    legend_below(figure, panels[0])
+
+
+def _limits(gains: Sequence[Sequence[tuple[float, ...]]]) -> tuple[float, float]:
+    """Of the vertical axis: what lies beyond FAR, and 0; the first tokens' gain is many times that."""
+    far = [value for rows in gains for read, _, *ends in rows if read > FAR for value in ends]
+    values = [0.0, *(far or [value for rows in gains for _, _, *ends in rows for value in ends])]
+    margin = max(0.25 * (max(values) - min(values)), 0.001)  # a gain of 0 does not show rounding
+    return min(values) - margin, max(values) + margin
+
+
+def _draw_lines(axes: Axes, lines: Sequence[Sequence[tuple[float, ...]]], names: Sequence[str]) -> list[float]:
+    """Rows of position, mean, lowest and highest; returns all the lowest and highest."""
+    last, ends = 1.0, []
+    for index, (rows, name) in enumerate(zip(lines, names, strict=True)):
         read, means, low, high = zip(*rows, strict=True)
-        colour = depth_colour(index, len(chosen))
+        colour = depth_colour(index, len(lines))
         axes.fill_between(read, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.plot(read, means, color=colour, linewidth=2, marker="os^"[index], markersize=5)
-        ends.append((means[-1], layers(depth) + (" (best)" if [depth] == best else ""), colour))
-        lows += [*low, *high]
+        axes.plot(read, means, color=colour, linewidth=2, marker="os^"[index], markersize=4, label=name)
+        ends += [*low, *high]
         last = max(last, read[-1])
     if last > FAR:
         axes.axvline(FAR, color=PUBLISHED, linestyle=":", linewidth=1.4)
         axes.annotate(f"{FAR} tokens", (FAR, 0.97), xycoords=("data", "axes fraction"), xytext=(6, 0),
                       textcoords="offset points", va="top", color=PUBLISHED)  # fmt: skip
     axes.set_xlim(1 - max(0.02 * last, 0.1), last + max(0.02 * last, 0.1))
-    plain_numbers(axes, logarithmic=max(lows) > 3 * min(lows))
-    axes.set_ylim(0.97 * min(lows), 1.03 * max(lows))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
-    axes.set_xlabel("tokens read since the window began, in the middle of a text")
-    axes.set_ylabel("validation perplexity of the next token")
-    figure.suptitle("Perplexity by number of tokens read", fontsize=14)
-    label_lines(axes, ends)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+    return ends

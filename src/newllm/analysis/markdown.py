@@ -1,14 +1,19 @@
 """Numbers and tables as the report writes them."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from newllm.analysis.statistics import Estimate, mean_interval
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---:") -> str:
-    """A Markdown table; `align` is the rule below the header, to the right for numbers, `:---` for texts."""
-    lines = [header, [align] * len(header), *rows]
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], align: str = "---:", texts: Collection[str] = ()
+) -> str:
+    """A Markdown table; `align` is the rule below the header, to the right for numbers, `:---` for texts.
+
+    `texts` are the headers of single columns that hold texts.
+    """
+    lines = [header, [":---" if name in texts else align for name in header], *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -42,6 +47,11 @@ def listed(items: Sequence[object]) -> str:
     """`none`, `1`, `1 and 2`, `1, 2 and 3`."""
     *texts, last = map(str, items or ["none"])
     return f"{', '.join(texts)} and {last}" if texts else last
+
+
+def at_depths(numbers: Sequence[int]) -> str:
+    """`at depth 4`, `at depths 4, 6 and 8`."""
+    return f"at depth{'' if len(numbers) == 1 else 's'} {listed(numbers)}"
 
 
 def percent(fractions: Sequence[float]) -> str:

@@ -78,7 +78,7 @@ def excesses(comparison: Comparison, diagnostics: Sequence[Diagnostics]) -> list
     """
     best, deeper = comparison.best.num_layers, worse_and_deeper(comparison)
     results = {result.num_layers: result for result in comparison.results}
-    losses = {depth: _by_seed(results[depth], diagnostics) for depth in (best, *deeper)}
+    losses = {depth: losses_by_seed(results[depth], diagnostics) for depth in (best, *deeper)}
     pairs = [(depth, best) for depth in deeper]
 
     def family(figure: Callable[[float, float], float]) -> list[PairComparison]:
@@ -97,7 +97,7 @@ def excesses(comparison: Comparison, diagnostics: Sequence[Diagnostics]) -> list
 
 def gaps(result: DepthResult, diagnostics: Sequence[Diagnostics]) -> list[float]:
     """Validation loss minus training loss without dropout, in nats, of every seed; ValueError as `excesses`."""
-    return [val - train for train, val in _by_seed(result, diagnostics)]
+    return [val - train for train, val in losses_by_seed(result, diagnostics)]
 
 
 def plateau_epochs(result: DepthResult) -> list[int]:
@@ -120,8 +120,8 @@ def not_measured(depths: Sequence[int], diagnostics: Sequence[Diagnostics]) -> l
     return [depth for depth in depths if depth not in measured]
 
 
-def _by_seed(result: DepthResult, diagnostics: Sequence[Diagnostics]) -> list[tuple[float, float]]:
-    """Training loss without dropout and validation loss of every seed."""
+def losses_by_seed(result: DepthResult, diagnostics: Sequence[Diagnostics]) -> list[tuple[float, float]]:
+    """Training loss without dropout and validation loss of every seed; ValueError as `excesses`."""
     of_depth = [entry.train_losses for entry in diagnostics if entry.num_layers == result.num_layers]
     val_losses = result.over_seeds("val_loss")
     if len(of_depth) != 1 or len(of_depth[0]) != len(val_losses):

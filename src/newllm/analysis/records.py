@@ -11,6 +11,7 @@ from newllm.errors import UserError
 # Bounds far beyond any real run keep sums of squares finite.
 Amount = Annotated[float, Field(ge=0, le=1e100)]
 Perplexity = Annotated[float, Field(ge=1, le=1e100)]
+Loss = Annotated[float, Field(ge=0, le=230)]  # its exponential is within the bounds of a perplexity
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=10**15)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

@@ -14,13 +14,12 @@ from newllm.analysis.results import DepthResult
 
 @dataclass(frozen=True)
 class Supplements:
-    """All of it may be missing, in part or altogether; `stride` is in tokens."""
+    """All of it may be missing, in part or altogether."""
 
     diagnoses: tuple[Diagnosis, ...] = ()
     grown: tuple[Grown, ...] = ()
     ablations: tuple[Ablation, ...] = ()
     training_data: TrainingData | None = None
-    stride: int | None = None
 
     @property
     def overfitting(self) -> list[Diagnostics]:
@@ -32,14 +31,13 @@ class Supplements:
         return next((one for one in self.diagnoses if one.num_layers == num_layers), None)
 
 
-def load_supplements(results: Sequence[DepthResult], root: Path, window: int, stride: int) -> Supplements:
+def load_supplements(results: Sequence[DepthResult], root: Path, window: int) -> Supplements:
     """Reads what there is below `root`, the project's folder.
 
     Args:
         results: the depths of the report.
         root: where metrics/, plots/ and ablations/ lie.
         window: tokens of a window.
-        stride: tokens between the starts of two windows of a row.
 
     Raises:
         UserError: a file is damaged, or belongs to other results than these.
@@ -49,5 +47,4 @@ def load_supplements(results: Sequence[DepthResult], root: Path, window: int, st
         tuple(load_grown(results, root / "metrics/expand", root / "plots/expand")),
         tuple(load_ablations(root / "ablations/results.json")),
         load_training_data(root / "metrics/data.json", window),
-        stride,
     )

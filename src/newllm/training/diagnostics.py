@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from newllm.data.vocabulary import BOS, PAD, UNK
+from newllm.data.vocabulary import PAD, UNK
 from newllm.model.definition import ModelShape, Parameters, initial_parameters
 from newllm.model.gradients import losses_and_gradients
 from newllm.model.scan import hidden_states, padded, pieces_for
@@ -29,15 +29,10 @@ def window_groups(windows: Tensor) -> dict[str, Tensor]:
     """Which windows [N, T + 1] are compared by position, by the ending of the figures' names: booleans [N].
 
     Among all windows a later position is that of longer rows: padding ends the others. In full windows every position
-    has the same rows, but the first positions of some are beginnings of rows. Windows that continue a row are all from
-    within long rows, so that positions differ by the context that the model has seen and little else.
+    has the same rows, but the first positions of some are beginnings of rows.
     """
     full = windows[:, -1] != PAD
-    return {
-        "": torch.ones_like(full),
-        "_full_windows": full,
-        "_continuing_windows": full & (windows[:, 0] != BOS),
-    }
+    return {"": torch.ones_like(full), "_full_windows": full}
 
 
 def targets_by_position(windows: Tensor) -> dict[str, list[int]]:
@@ -46,6 +41,40 @@ def targets_by_position(windows: Tensor) -> dict[str, list[int]]:
     return {
         f"targets_by_position{name}": counted[group].sum(0).tolist() for name, group in window_groups(windows).items()
     }
+
+
+def overlapping(windows: Tensor, stride: int) -> Tensor:
+    """Indices of the windows [N, T + 1] that begin `stride` tokens after the window before them, in the same row.
+
+    A row's windows stand one after another, and the tokens that two have in common are the same; the first of a row
+    begins with `<bos>`, which is nowhere within the one before. None if `stride` leaves no target to share.
+    """
+    if stride >= windows.shape[1] - 1:
+        return torch.arange(0)
+    same = (windows[:-1, stride:] == windows[1:, :-stride]).all(1)
+    return 1 + same.nonzero()[:, 0]
+
+
+def context_gains(losses: Tensor, windows: Tensor, stride: int) -> list[list[float]]:
+    """What `stride` more tokens of context are worth for the prediction of the same tokens, in nats.
+
+    Of two overlapping windows the target at a position of the later one is also that at the position `stride` further
+    on in the earlier one, where the model has read `stride` tokens more.
+
+    Args:
+        losses: of every target [S, N, T].
+        windows: ids [N, T + 1], in the order of the tokenize stage.
+        stride: tokens between the starts of two windows of a row.
+
+    Returns:
+        For each seed, by the T - stride positions of the later windows that are in both: the loss there minus that with
+        more context, mean over all pairs of `overlapping`; nothing if there is no pair.
+    """
+    pairs = overlapping(windows, stride).to(losses.device)
+    if not len(pairs):
+        return [[] for _ in losses]
+    gains = losses[:, pairs, :-stride] - losses[:, pairs - 1, stride:]
+    return [[float(gain) for gain in seed] for seed in gains.mean(1).tolist()]
 
 
 def target_losses(
@@ -119,6 +148,7 @@ def seed_diagnostics(
     parameters: Parameters,
     seeds: Sequence[int],
     windows: tuple[Tensor, Tensor],
+    stride: int,
     batch_size: int,
     dtype: torch.dtype,
 ) -> list[dict[str, Any]]:
@@ -128,14 +158,15 @@ def seed_diagnostics(
         shape: the model's sizes.
         parameters: best parameters [S, ...].
         seeds: the S seeds that they were trained with.
-        windows: a sample of the training windows [M, T + 1], and the validation windows [N, T + 1].
+        windows: a sample of the training windows [M, T + 1], and all validation windows [N, T + 1], in their order.
+        stride: tokens between the starts of two windows of a row.
         batch_size: windows at a time.
         dtype: type of the matrix products for losses; gradients are computed in float32.
 
     Returns:
         For each seed losses in nats (the gap is that of the validation windows over the training windows; by position
-        means over the position's targets, None where it has none) and norms of gradients. Without `<unk>` are means
-        over the other targets; the model may predict `<unk>` there like anything else.
+        means over the position's targets, None where it has none), `context_gains` and norms of gradients. Without
+        `<unk>` are means over the other targets; the model may predict `<unk>` there like anything else.
     """
     sample, validation = windows
     train_losses = loss_and_accuracy(parameters, sample, batch_size, dtype, shape.residual)[0].tolist()
@@ -148,6 +179,7 @@ def seed_diagnostics(
     counted = targets != PAD
     known = counted & (targets != UNK)
     groups = window_groups(validation)
+    gains = context_gains(losses, validation, stride)
     figures = []
     for index, seed in enumerate(seeds):
         val_loss = (losses[index].sum() / counted.sum()).item()
@@ -165,6 +197,7 @@ def seed_diagnostics(
                 "val_loss_without_unk": without_unk,
                 "val_ppl_without_unk": math.exp(without_unk),
                 **by_position,
+                "context_gain_by_position": gains[index],
                 "gradient_norms": {name: values[index] for name, values in norms.items()},
             }
         )
