@@ -17,17 +17,16 @@ from torch import Tensor
 
 from newllm.analysis.layers import layer_metrics
 from newllm.config import Config, load_config
-from newllm.data.windows import load_windows
 from newllm.errors import UserError
-from newllm.files import atomic_path, check_sha256, write_csv, write_json
+from newllm.files import atomic_path, sha256, write_csv, write_json
 from newllm.model.definition import ModelShape, Parameters, initial_parameters
 from newllm.model.growth import grow, grown_shape, is_new
-from newllm.training.checkpoint import TrainingRecord, load, save
+from newllm.training.checkpoint import TrainingRecord, save
 from newllm.training.device import DTYPES, choose_device, describe
 from newllm.training.evaluation import loss_and_accuracy
 from newllm.training.provenance import git_state, identity
-from newllm.training.results import Training
 from newllm.training.states import States, folder_of_states
+from newllm.training.trained import load_tokens, load_trained, stacks
 from newllm.training.trainer import Start, train
 from stages import run
 
@@ -43,25 +42,23 @@ def main() -> None:
     num_layers, pattern = options.num_layers, options.pattern
     config = load_config(Path("params.yaml"))
     device = choose_device(config.train.precision)
-    base, record = load(Path("models") / str(num_layers), num_layers)
-    seeds = [result.seed for result in record.seeds]
-    if seeds != config.train.seeds:
-        raise UserError(
-            f"models/{num_layers}: trained with seeds {seeds}, not {config.train.seeds}; run `dvc repro "
-            f"train@{num_layers}`"
-        )
+    folder = Path("models") / str(num_layers)
+    base, record = load_trained(folder, num_layers, config)
     shape, start = begin(pattern, base, record.shape, config)
-    windows = [_windows(split, device) for split in ("train", "validation", "test")]
-    before = _scores(start.parameters, windows[1], config, device)
+    files = [Path(f"data/windows/{split}.npy") for split in ("train", "validation", "test")]
+    windows = [load_tokens(path).to(device) for path in files]
+    if sha256(files[0]) != record.data_sha256:
+        raise UserError(f"{files[0]}: not the windows that {folder} was trained on; run `dvc repro train@{num_layers}`")
+    before = _scores(start.parameters, windows[1], config)
     name = f"{num_layers}-{pattern}"
     print(f"{name}: {shape.num_params:,} parameters, {config.train.precision}, {describe(device)}")
     places = [Path("models/expand") / name, Path("plots/expand") / f"{name}.csv"]
     places.append(Path("metrics/expand") / f"{name}.json")
-    files = [Path(f"data/windows/{split}.npy") for split in ("train", "validation")]
+    commit = git_state(Path.cwd())  # of the code that is running, whatever is committed meanwhile
     states = States(
         folder_of_states(os.environ, Path.cwd()),
         f"expand@{name}",
-        identity(_sections(config), shape, files, device, (start.parameters, start.learns, start.phase)),
+        identity(_sections(config), shape, files[:2], device, (start.parameters, start.learns, start.phase)),
         config.checkpoint.every,
     )
     with (
@@ -75,10 +72,20 @@ def main() -> None:
         )
         if start.learns is not None:
             check_frozen(start, training.parameters)
-        grown = _record(config, shape, device, training, record.data_sha256)
+        grown = TrainingRecord(
+            shape=shape,
+            parameters=_sections(config),
+            data_sha256=record.data_sha256,
+            device=describe(device),
+            precision=config.train.precision,
+            torch_version=torch.__version__,
+            git_commit=commit[0],
+            git_dirty=commit[1],
+            seeds=training.results,
+        )
         save(new_weights, training, grown)
         write_csv(new_curves, [asdict(row) for row in training.curves])
-        test = _scores(training.parameters, windows[2], config, device)
+        test = _scores(training.parameters, windows[2], config)
         results = [asdict(result) for result in training.results]
         for result, first, base_result, (loss, accuracy) in zip(results, before, record.seeds, test, strict=True):
             best = next(
@@ -117,44 +124,21 @@ def check_frozen(start: Start, parameters: Parameters) -> None:
             raise RuntimeError(f"{name}: a frozen weight has changed")
 
 
-def _windows(split: str, device: torch.device) -> Tensor:
-    path = Path(f"data/windows/{split}.npy")
-    windows = load_windows(path)
-    check_sha256(path, "tokenize")
-    return torch.from_numpy(windows.astype("int32")).to(device)
-
-
-def _scores(parameters: Parameters, windows: Tensor, config: Config, device: torch.device) -> list[tuple[float, float]]:
-    """Loss in nats and accuracy of every seed."""
-    num_seeds, residual = len(config.train.seeds), config.model.residual
+def _scores(parameters: Parameters, windows: Tensor, config: Config) -> list[tuple[float, float]]:
+    """Loss in nats and accuracy of every seed, on the windows' device."""
+    residual = config.model.residual
     batch_size, dtype = config.train.batch_size, DTYPES[config.train.precision]
     rows: list[tuple[float, float]] = []
-    for seeds in torch.arange(num_seeds).split(num_seeds if device.type == "cuda" else 1):  # as in training
-        stack = {name: value[seeds].to(device) for name, value in parameters.items()}
+    for _, stack in stacks(parameters, windows.device):
         losses, accuracies = loss_and_accuracy(stack, windows, batch_size, dtype, residual)
         rows += zip(losses.tolist(), accuracies.tolist(), strict=True)
     return rows
 
 
-def _record(
-    config: Config, shape: ModelShape, device: torch.device, training: Training, data_sha256: str
-) -> TrainingRecord:
-    commit, dirty = git_state(Path.cwd())
-    return TrainingRecord(
-        shape=shape,
-        parameters=_sections(config),
-        data_sha256=data_sha256,
-        device=describe(device),
-        precision=config.train.precision,
-        torch_version=torch.__version__,
-        git_commit=commit,
-        git_dirty=dirty,
-        seeds=training.results,
-    )
-
-
 def _sections(config: Config) -> dict[str, Any]:
-    return {name: getattr(config, name).model_dump() for name in ("model", "train", "expand")}
+    sections = {name: getattr(config, name).model_dump() for name in ("model", "train", "expand")}
+    del sections["model"]["num_layers"]  # that of the experiment, which is not the depth
+    return sections
 
 
 if __name__ == "__main__":

@@ -149,6 +149,7 @@ def test_a_folder_that_is_read_only_is_named_before_anything_is_trained(project:
             pytest.skip("needs setpriv, or a user other than root")
         command = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *TRAIN)
     place = project.folder / folder
+    shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     place.chmod(0o555)
     output = project.run(*command, status=1)
