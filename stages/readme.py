@@ -1,7 +1,9 @@
 """Writes the results section of README.md from the committed metrics: python -m stages.readme. No stage of its own."""
 
 from pathlib import Path
+from statistics import fmean
 
+from newllm.analysis.cost import trainings
 from newllm.analysis.markdown import number, percent, table
 from newllm.analysis.opening import opening
 from newllm.analysis.published import STUDY_DEPTHS
@@ -69,7 +71,7 @@ def _row(result: DepthResult) -> list[str]:
         f"{result.metrics.num_params:,}",
         *(number(mean_interval(result.over_seeds(name))) for name in ("val_ppl", "test_ppl")),
         percent(result.over_seeds("val_accuracy")),
-        f"{mean_interval(result.over_seeds('train_seconds')).mean:,.0f}",
+        f"{fmean(effort.seconds for effort in trainings(result)):,.0f}",
     ]
 
 

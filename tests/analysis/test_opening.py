@@ -54,7 +54,7 @@ def test_cost(tmp_path: Path) -> None:
     weights = 256 * 512 + 3 * 512**2 + (1000 + 768) * 512
     petaflop = 6 * weights * 51_026 * 63 * 149.8 / 1e15
     assert (
-        f"Training takes 40 s a seed with 4 layers (2,214,120 parameters, {petaflop:.3g} PFLOP), 60 s with 6;" in text
+        f"Training takes 225 s a seed with 4 layers (2,214,120 parameters, {petaflop:.3g} PFLOP), 225 s with 6;" in text
     )
     assert "a perplexity of 20.50 is reached by every seed, after 225 s on average" in text
     above = paragraph(tmp_path, study(tmp_path, dict.fromkeys(PERPLEXITIES, 21.0)))

@@ -1,9 +1,10 @@
 """The report's first paragraph: how many layers, how sure, at what cost, and what of the notebook holds."""
 
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 
 from newllm.analysis.comparisons import against, not_distinguishable_from_best
-from newllm.analysis.cost import mean_of_ways, petaflop_per_epoch, target, ways
+from newllm.analysis.cost import mean_effort, petaflop_per_epoch, target, trainings, ways
 from newllm.analysis.markdown import cell, listed, number, percent, plural
 from newllm.analysis.results import DepthResult
 from newllm.analysis.statistics import SIGNIFICANCE, Estimate, mean_interval
@@ -95,17 +96,17 @@ def _other(comparison: Comparison, depth: int) -> str:
 
 def _cost(comparison: Comparison, supplements: Supplements) -> str:
     best, baseline = comparison.best, comparison.baseline
-    seconds = mean_interval(best.over_seeds("train_seconds")).mean
-    text = f"Training takes {seconds:,.0f} s a seed with {_layers(best)} ({best.metrics.num_params:,} parameters"
+    seconds = [fmean(effort.seconds for effort in trainings(result)) for result in (best, baseline)]
+    text = f"Training takes {seconds[0]:,.0f} s a seed with {_layers(best)} ({best.metrics.num_params:,} parameters"
     per_epoch = petaflop_per_epoch(best, supplements.training_data)
     if per_epoch is not None:
         text += f", {per_epoch * mean_interval(best.over_seeds('epochs_run')).mean:.3g} PFLOP"
     text += ")"
     if best is not baseline:
-        text += f", {mean_interval(baseline.over_seeds('train_seconds')).mean:,.0f} s with {baseline.num_layers}"
+        text += f", {seconds[1]:,.0f} s with {baseline.num_layers}"
     goal = target(comparison)
     found = ways(best, goal)
-    way = mean_of_ways(found)
+    way = mean_effort(found)
     if way is None:
         return f"{text}; no seed of it reaches a perplexity of {goal:.2f}."
     reached = sum(one is not None for one in found)

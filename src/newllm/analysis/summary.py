@@ -42,6 +42,11 @@ class Comparison:
         return len(self.studied.runs.seeds)
 
     @property
+    def devices(self) -> list[str]:
+        """What the depths were trained on; seconds and energy can only be compared where that is one kind."""
+        return sorted({result.runs.device for result in self.results})
+
+    @property
     def matches_published_data(self) -> bool:
         """Whether the published points stand for the same text and vocabulary."""
         return not self.data_deviations
@@ -108,7 +113,6 @@ def perplexity_by_depth(results: Iterable[DepthResult]) -> list[dict[str, float 
                 "test_ppl_low": test_ppl.low,
                 "test_ppl_high": test_ppl.high,
                 "val_accuracy": mean_interval(result.over_seeds("val_accuracy")).mean,
-                "train_seconds": mean_interval(result.over_seeds("train_seconds")).mean,
             }
         )
     return rows
