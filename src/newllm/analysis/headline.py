@@ -8,11 +8,12 @@ from typing import Any
 
 from newllm.analysis.comparisons import PairComparison, against, not_distinguishable_from_best
 from newllm.analysis.cost import Effort, mean_effort, petaflop_per_epoch, startup_seconds, target, trainings, ways
+from newllm.analysis.judging import Outcome
 from newllm.analysis.results import DepthResult
 from newllm.analysis.statistics import Estimate, deviation, mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
-from newllm.analysis.verdicts import Outcome, judge
+from newllm.analysis.verdicts import judge
 
 FIGURES = ("val_ppl", "test_ppl", "val_accuracy", "test_accuracy")
 
@@ -43,7 +44,7 @@ def headline(comparison: Comparison, supplements: Supplements) -> dict[str, Any]
         outcomes = [verdict.outcome for verdict in verdicts]
         summary["claims"] = {outcome.value: outcomes.count(outcome) for outcome in Outcome}
         summary["verdicts"] = [
-            {"claim": verdict.claim, "outcome": verdict.outcome.value, "numbers": verdict.numbers}
+            {"claim": verdict.claim, "outcome": verdict.outcome.value, "numbers": verdict.finding.deciding}
             for verdict in verdicts
         ]
     return summary

@@ -23,9 +23,7 @@ def cell(text: str) -> str:
 
 
 def number(estimate: Estimate, signed: bool = False, decimals: int = 2) -> str:
-    """Mean ± half-width with these decimals, or with as many (up to four) as give the half-width two digits."""
-    if estimate.half_width is not None and 1e-6 < estimate.half_width < 0.01:  # less is rounding alone
-        decimals = max(decimals, min(4, 1 - math.floor(math.log10(estimate.half_width))))
+    """Mean ± half-width with these decimals; means beyond a million with six digits."""
     form = f"{'+' if signed else ''}.{decimals}f" if abs(estimate.mean) < 1e6 else f"{'+' if signed else ''}.6g"
     text = format(estimate.mean, form).replace("-", "−")
     return text if estimate.half_width is None else f"{text} ± {format(estimate.half_width, form).lstrip('+')}"
@@ -36,6 +34,13 @@ def p_value(p: float | None) -> str:
     if p is None:
         return "unknown"
     return "< 0.0001" if p < 1e-4 else f"= {float(f'{p:.2g}'):g}"
+
+
+def at_most(p_values: Iterable[float | None]) -> str:
+    """The largest of p-values as a bound: `≤ 0.013`, `< 0.0001`; `unknown` if one is missing or there are none."""
+    known = [math.inf if p is None else p for p in p_values]
+    largest = max(known, default=math.inf)
+    return p_value(None if largest == math.inf else largest).replace("=", "≤")
 
 
 def plural(amount: int, noun: str) -> str:

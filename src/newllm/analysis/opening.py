@@ -5,12 +5,13 @@ from statistics import fmean
 
 from newllm.analysis.comparisons import against, not_distinguishable_from_best
 from newllm.analysis.cost import mean_effort, petaflop_per_epoch, target, trainings, ways
+from newllm.analysis.judging import Outcome
 from newllm.analysis.markdown import cell, listed, number, percent, plural
 from newllm.analysis.results import DepthResult
 from newllm.analysis.statistics import SIGNIFICANCE, Estimate, mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
-from newllm.analysis.verdicts import Outcome, Verdict
+from newllm.analysis.verdicts import Verdict
 
 
 def opening(comparison: Comparison, supplements: Supplements, verdicts: Sequence[Verdict]) -> str:

@@ -12,7 +12,7 @@ from newllm.analysis.results import DepthResult
 from newllm.analysis.statistics import deviation, mean_interval
 from newllm.analysis.summary import Comparison, learning_curves
 from newllm.analysis.supplements import Supplements
-from newllm.analysis.verdicts import judge
+from newllm.analysis.verdicts import Verdict, judge
 
 NOTHING = Supplements()
 
@@ -64,7 +64,8 @@ def write_report(comparison: Comparison, pictures: str = "../plots", supplements
         picture("perplexity_by_depth.png", "Validation perplexity by depth"),
         "## Tests between depths",
         comparisons_section(comparison),
-        *(_claims(comparison, supplements) if verdicts else []),
+        *(_claims(comparison, verdicts) if verdicts else []),
+        *(_fit(comparison, supplements) if verdicts or supplements.diagnoses else []),
         "## Cost",
         cost_section(comparison, supplements),
         picture("training_time.png", "Training time by depth"),
@@ -95,14 +96,17 @@ def write_report(comparison: Comparison, pictures: str = "../plots", supplements
     return "\n\n".join(parts) + "\n"
 
 
-def _claims(comparison: Comparison, supplements: Supplements) -> Iterable[str]:
+def _claims(comparison: Comparison, verdicts: Sequence[Verdict]) -> Iterable[str]:
     yield "## The notebook’s claims"
     if comparison.training_deviations:
         yield (
             "The claims are about the full study. What is judged here is the setting named at the top, which differs: "
             "these verdicts are not verdicts on the notebook."
         )
-    yield verdicts_section(judge(comparison, supplements.overfitting))
+    yield verdicts_section(verdicts)
+
+
+def _fit(comparison: Comparison, supplements: Supplements) -> Iterable[str]:
     yield "## Fit and overfitting"
     yield diagnostics_section(comparison, supplements.overfitting)
 
