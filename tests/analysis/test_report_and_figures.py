@@ -108,7 +108,7 @@ def test_provenance(tmp_path: Path) -> None:
 
 
 def test_note_only_where_due(tmp_path: Path) -> None:
-    assert "not the full study" not in write_report(comparison(tmp_path, depths=range(1, 9)))
+    assert "not the full study" not in write_report(comparison(tmp_path, depths=range(1, 9), epochs=150))
     short = {**PARAMETERS, "train": {**PARAMETERS["train"], "epochs": 3}}
     note = write_report(comparison(tmp_path, depths=range(1, 9), parameters=short)).split("\n\n")[2]
     assert "not the full study" in note

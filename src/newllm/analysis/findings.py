@@ -142,6 +142,7 @@ def _test(pair: PairComparison | None, decimals: int = 2) -> tuple[str, str]:
 def _diagnostics_row(result: DepthResult, diagnostics: Sequence[Diagnostics]) -> list[str]:
     measured = [entry for entry in diagnostics if entry.num_layers == result.num_layers]
     train_loss = gap = "not measured"
+    best_epoch, epochs_run = (fmean(result.over_seeds(name)) for name in ("best_epoch", "epochs_run"))
     if not not_measured([result.num_layers], diagnostics):
         train_loss = number(mean_interval(measured[0].train_losses), decimals=3)
         gap = number(mean_interval(gaps(result, diagnostics)), decimals=3)
@@ -150,7 +151,7 @@ def _diagnostics_row(result: DepthResult, diagnostics: Sequence[Diagnostics]) ->
         number(mean_interval(result.over_seeds("val_loss")), decimals=3),
         train_loss,
         gap,
-        " / ".join(f"{fmean(result.over_seeds(name)):.1f}".removesuffix(".0") for name in ("best_epoch", "epochs_run")),
+        f"{best_epoch:.1f} / {f'{epochs_run:.1f}'.removesuffix('.0')}",
         f"{sum(run.stopped_early for run in result.runs.seeds)} of {len(result.runs.seeds)}",
     ]
 

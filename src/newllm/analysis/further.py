@@ -61,10 +61,10 @@ def _units_text(comparison: Comparison, supplements: Supplements, energy: bool) 
     return (
         f"Seconds{' and kJ' if energy else ''} are epochs times the seed’s median epoch. Start-up is what the training "
         "took beyond that, mostly compilation and graph capture in the first epoch: the depth trained first pays for "
-        f"all. {joules} PFLOP are 10¹⁵ floating-point operations of the training steps, computed from the sizes, not "
-        "counted: 6 for each weight that a position meets in a product, of a trainer that skips no padding; this one "
-        "skips some. The embedding’s half of the first layer counts nothing, since it is computed once a step as a "
-        f"table{with_table}. Validation does not count."
+        f"what all share. {joules} PFLOP are 10¹⁵ floating-point operations of the training steps, computed from the "
+        "sizes, not counted: 6 for each weight that a position meets in a product, of a trainer that skips no padding; "
+        "this one skips some. The embedding’s half of the first layer counts nothing, since it is computed once a step "
+        f"as a table{with_table}. Validation does not count."
     )
 
 

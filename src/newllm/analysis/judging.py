@@ -65,7 +65,7 @@ class _Pair:
         if self.zero.above or self.zero.below:
             return f"{'worse' if self.zero.above else 'better'} than {self.zero.reference} by {_size(self.zero)}"
         difference = number(self.zero.difference, signed=True)
-        return f"{'as good as' if self.margin.below else 'close to'} {self.zero.reference} ({difference})"
+        return f"{'as good as' if self.margin.below else 'not to be told from'} {self.zero.reference}: {difference}"
 
     @property
     def numbers(self) -> str:
@@ -108,7 +108,7 @@ def seven_is_clearly_worse(comparison: Comparison, _: Sequence[Diagnostics]) -> 
 def one_is_worse(comparison: Comparison, _: Sequence[Diagnostics]) -> Finding:
     """Claim 4."""
     pairs = _tested(comparison, [(1, 4), (1, 5)])
-    words = ", ".join(pair.words for pair in pairs)
+    words = "; ".join(pair.words for pair in pairs)
     return _worse(comparison, [(1, 4), (1, 5)], lambda _outcome, _deciding: words)
 
 
@@ -184,7 +184,7 @@ def deep_models_overfit(comparison: Comparison, diagnostics: Sequence[Diagnostic
 def targets_are_reached(comparison: Comparison, _: Sequence[Diagnostics]) -> Finding:
     """Claim 7."""
     results = {result.num_layers: result for result in comparison.results}
-    depths = sorted(EXPECTED)
+    depths = list(EXPECTED)
     partly = [
         depth
         for depth in depths

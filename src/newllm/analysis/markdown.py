@@ -48,10 +48,16 @@ def plural(amount: int, noun: str) -> str:
     return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
 
 
-def listed(items: Sequence[object]) -> str:
+def listed(items: Sequence[object], word: str = "and") -> str:
     """`none`, `1`, `1 and 2`, `1, 2 and 3`."""
     *texts, last = map(str, items or ["none"])
-    return f"{', '.join(texts)} and {last}" if texts else last
+    return f"{', '.join(texts)} {word} {last}" if texts else last
+
+
+def ranged(depths: Sequence[int]) -> str:
+    """Ascending depths: `1 to 8` if none between is missing, else as `listed`."""
+    whole = len(depths) > 2 and list(depths) == list(range(depths[0], depths[-1] + 1))
+    return f"{depths[0]} to {depths[-1]}" if whole else listed(depths)
 
 
 def at_depths(numbers: Sequence[int]) -> str:

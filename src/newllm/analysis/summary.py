@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_SWITCHES, STUDY_TRAINING
+from newllm.analysis.published import (
+    STUDY_DATA,
+    STUDY_DEPTHS,
+    STUDY_NUM_SEEDS,
+    STUDY_SWITCHES,
+    STUDY_TRAINING,
+)
 from newllm.analysis.results import CurveRow, DepthResult
 from newllm.analysis.statistics import Estimate, difference_interval, mean_interval
 from newllm.errors import UserError
@@ -77,7 +83,7 @@ def compare(
     recorded = studied.runs.parameters
     data_deviations = _deviations(STUDY_DATA, recorded, {f"data.{name}": v for name, v in data_parameters.items()})
     off = {name: value for name, (_, value) in STUDY_SWITCHES.items()}
-    training_deviations = _deviations(STUDY_TRAINING | STUDY_SWITCHES, recorded, off) + _coverage(results)
+    training_deviations = _deviations(STUDY_TRAINING | STUDY_SWITCHES, recorded, off) + _coverage(results, recorded)
     return Comparison(tuple(results), studied, baseline, tuple(data_deviations), tuple(training_deviations))
 
 
@@ -142,8 +148,15 @@ def _deviations(
     return deviations
 
 
-def _coverage(results: Sequence[DepthResult]) -> list[str]:
+def _coverage(results: Sequence[DepthResult], recorded: Mapping[str, Any]) -> list[str]:
+    """What the results lack: seeds, depths, and epochs that were asked for and did not run."""
     deviations = []
+    epochs = recorded.get("train.epochs", recorded.get("epochs"))
+    runs = [run for result in results for run in result.runs.seeds]
+    short = [run.epochs_run for run in runs if not run.stopped_early and run.epochs_run != epochs]
+    if short and isinstance(epochs, int):
+        found = f"{len(short)} of {len(runs)} runs ended after {min(short)} epochs or later"
+        deviations.append(f"{found} instead of {epochs}, without an early stop")
     num_seeds = len(results[0].runs.seeds)
     if num_seeds < STUDY_NUM_SEEDS:
         deviations.append(f"{num_seeds} {'seed' if num_seeds == 1 else 'seeds'} instead of {STUDY_NUM_SEEDS}")
