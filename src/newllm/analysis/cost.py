@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from newllm.analysis.published import POINTS
 from newllm.analysis.records import Count, validate, write_again
@@ -31,6 +31,7 @@ class _Split(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     windows: Count
+    unk_share_pct: Annotated[float, Field(ge=0, le=100)] | None = None
 
 
 class _DataMetrics(BaseModel):
@@ -40,14 +41,22 @@ class _DataMetrics(BaseModel):
 
     vocabulary_size: Count
     train: _Split
+    validation: _Split | None = None
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What an epoch goes through: entries of the vocabulary, and positions of all windows, padding included."""
+    """What an epoch goes through.
+
+    Attributes:
+        vocabulary_size: number of entries.
+        positions: of all training windows, padding included.
+        unk_share_pct: how many of the validation words are `<unk>`, in percent; None if not known.
+    """
 
     vocabulary_size: int
     positions: int
+    unk_share_pct: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,8 @@ class Effort:
 def load_training_data(path: Path, window: int) -> TrainingData:
     """Sizes from metrics/data.json; a window of `window` tokens has one position less. UserError if it is damaged."""
     data = validate(_DataMetrics, read_json(path, "tokenize"), path, write_again("tokenize"))
-    return TrainingData(data.vocabulary_size, data.train.windows * (window - 1))
+    share = data.validation.unk_share_pct if data.validation else None
+    return TrainingData(data.vocabulary_size, data.train.windows * (window - 1), share)
 
 
 def target(comparison: Comparison) -> float:

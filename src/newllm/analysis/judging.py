@@ -10,7 +10,7 @@ from enum import StrEnum
 from itertools import combinations, pairwise
 
 from newllm.analysis.comparisons import CHOOSING, PairComparison, compare_pairs, perplexities
-from newllm.analysis.markdown import at_most, listed, number, p_value, plural
+from newllm.analysis.markdown import at_depths, at_most, depths_in_words, listed, number, p_value, plural
 from newllm.analysis.overfitting import Diagnostics, Excess, excesses, not_measured, worse_and_deeper
 from newllm.analysis.published import EXPECTED, SMALLEST_DIFFERENCE, STUDY_EPOCHS
 from newllm.analysis.statistics import SIGNIFICANCE, holm, mean_interval, mean_p_value
@@ -168,7 +168,7 @@ def deep_models_overfit(comparison: Comparison, diagnostics: Sequence[Diagnostic
         return undecided(f"No depth beyond the best, {best}, is shown to be worse: there is nothing to explain.")
     unknown = not_measured([best, *deeper], diagnostics)
     if unknown:
-        return undecided(f"The training loss without dropout was not measured at {depths_in_words(unknown)}.")
+        return undecided(f"The training loss without dropout was not measured {at_depths(unknown)}.")
     found = excesses(comparison, diagnostics)
     overfitting = any(excess.is_overfitting for excess in found)
     underfitting = any(excess.is_underfitting for excess in found)
@@ -211,11 +211,6 @@ def targets_are_reached(comparison: Comparison, _: Sequence[Diagnostics]) -> Fin
     deciding = "; ".join(numbers[depth] for depth in depths if verdicts[depth] is outcome)
     rest = "; ".join(numbers[depth] for depth in depths if verdicts[depth] is not outcome)
     return Finding(outcome, deciding, "; ".join(words), rest)
-
-
-def depths_in_words(depths: Sequence[int]) -> str:
-    """`depth 4`, `depths 1 and 4`."""
-    return f"depth{'' if len(depths) == 1 else 's'} {listed(depths)}"
 
 
 def _tested(comparison: Comparison, pairs: list[tuple[int, int]]) -> list[_Pair]:

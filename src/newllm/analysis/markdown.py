@@ -60,9 +60,14 @@ def ranged(depths: Sequence[int]) -> str:
     return f"{depths[0]} to {depths[-1]}" if whole else listed(depths)
 
 
-def at_depths(numbers: Sequence[int]) -> str:
-    """`at depth 4`, `at depths 4, 6 and 8`."""
-    return f"at depth{'' if len(numbers) == 1 else 's'} {listed(numbers)}"
+def depths_in_words(depths: Sequence[int]) -> str:
+    """`depth 4`, `depths 1 and 4`, `depths 1 to 8`."""
+    return f"depth{'' if len(depths) == 1 else 's'} {ranged(depths)}"
+
+
+def at_depths(depths: Sequence[int]) -> str:
+    """`at depth 4`, `at depths 1 and 4`, `at depths 1 to 8`."""
+    return f"at {depths_in_words(depths)}"
 
 
 def percent(fractions: Sequence[float]) -> str:

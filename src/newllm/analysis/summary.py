@@ -29,6 +29,7 @@ class Comparison:
         data_deviations: in words, how text or prediction task differ from the specification; if they do, the
             published points are of something else.
         training_deviations: in words, how model, training, seeds or depths differ from the specification.
+        parameters: dotted name → value, of all that the specification prescribes; “not recorded” where it is not known.
     """
 
     results: tuple[DepthResult, ...]
@@ -36,6 +37,7 @@ class Comparison:
     baseline: DepthResult
     data_deviations: tuple[str, ...]
     training_deviations: tuple[str, ...]
+    parameters: Mapping[str, Any]
 
     @property
     def best(self) -> DepthResult:
@@ -81,10 +83,15 @@ def compare(
     studied = _find(results, num_layers, "model.num_layers")
     baseline = _find(results, baseline_num_layers, "study.baseline_num_layers")
     recorded = studied.runs.parameters
-    data_deviations = _deviations(STUDY_DATA, recorded, {f"data.{name}": v for name, v in data_parameters.items()})
-    off = {name: value for name, (_, value) in STUDY_SWITCHES.items()}
-    training_deviations = _deviations(STUDY_TRAINING | STUDY_SWITCHES, recorded, off) + _coverage(results, recorded)
-    return Comparison(tuple(results), studied, baseline, tuple(data_deviations), tuple(training_deviations))
+    otherwise = {f"data.{name}": value for name, value in data_parameters.items()}
+    otherwise |= {name: off for name, (_, off) in STUDY_SWITCHES.items()}
+    parameters = {
+        name: recorded.get(name, recorded.get(name.rpartition(".")[2], otherwise.get(name, "not recorded")))
+        for name in STUDY_DATA | STUDY_TRAINING | STUDY_SWITCHES
+    }
+    data_deviations = _deviations(STUDY_DATA, parameters)
+    training_deviations = _deviations(STUDY_TRAINING | STUDY_SWITCHES, parameters) + _coverage(results, parameters)
+    return Comparison(tuple(results), studied, baseline, tuple(data_deviations), tuple(training_deviations), parameters)
 
 
 def learning_curves(results: Iterable[DepthResult]) -> list[dict[str, float]]:
@@ -136,22 +143,18 @@ def _find(results: Sequence[DepthResult], depth: int, parameter: str) -> DepthRe
     )
 
 
-def _deviations(
-    study: Mapping[str, tuple[str, object]], recorded: Mapping[str, Any], otherwise: Mapping[str, Any]
-) -> list[str]:
-    deviations = []
-    for name, (words, prescribed) in study.items():
-        name_alone = name.rpartition(".")[2]
-        found = recorded.get(name, recorded.get(name_alone, otherwise.get(name, "not recorded")))
-        if found != prescribed:
-            deviations.append(f"{words} {found} instead of {prescribed}")
-    return deviations
+def _deviations(study: Mapping[str, tuple[str, object]], parameters: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{words} {parameters[name]} instead of {prescribed}"
+        for name, (words, prescribed) in study.items()
+        if parameters[name] != prescribed
+    ]
 
 
-def _coverage(results: Sequence[DepthResult], recorded: Mapping[str, Any]) -> list[str]:
+def _coverage(results: Sequence[DepthResult], parameters: Mapping[str, Any]) -> list[str]:
     """What the results lack: seeds, depths, and epochs that were asked for and did not run."""
     deviations = []
-    epochs = recorded.get("train.epochs", recorded.get("epochs"))
+    epochs = parameters["train.epochs"]
     runs = [run for result in results for run in result.runs.seeds]
     short = [run.epochs_run for run in runs if not run.stopped_early and run.epochs_run != epochs]
     if short and isinstance(epochs, int):

@@ -12,7 +12,6 @@ from newllm.analysis.judging import (
     Finding,
     Outcome,
     deep_models_overfit,
-    depths_in_words,
     fewer_are_better_up_to_a_point,
     five_beats_six,
     four_is_best,
@@ -21,6 +20,7 @@ from newllm.analysis.judging import (
     targets_are_reached,
     undecided,
 )
+from newllm.analysis.markdown import depths_in_words
 from newllm.analysis.overfitting import Diagnostics
 from newllm.analysis.published import EXPECTED, SMALLEST_DIFFERENCE, STUDY_DEPTHS, STUDY_EPOCHS
 from newllm.analysis.statistics import SIGNIFICANCE
