@@ -9,8 +9,10 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from newllm.analysis.curve_figures import draw_learning_curves
 from newllm.analysis.figures import draw_all
 from newllm.analysis.published import POINTS
 from newllm.analysis.report import write_report
@@ -251,6 +253,18 @@ def test_pictures_follow_the_numbers(tmp_path: Path) -> None:
     results = load_results((1, 4, 6), tmp_path / "metrics", tmp_path / "plots/curves")
     after = draw_all(compare(results, 6, 6, DATA), NOTHING)
     assert {name for name in before if before[name] != after[name]} == ALWAYS
+
+
+def test_the_closer_look_begins_where_the_shortest_training_is_still_seen(tmp_path: Path) -> None:
+    write_all(tmp_path, epochs=150)
+    write_all(tmp_path, [1], epochs=90)
+    figure = Figure()
+    draw_learning_curves(
+        figure, compare(load_results((1, 4, 6), tmp_path / "metrics", tmp_path / "plots/curves"), 6, 6, DATA)
+    )
+    closer = figure.axes[1]
+    assert closer.get_xlim()[0] == 60
+    assert closer.get_title() == "epochs 60 to 150, linear scale"
 
 
 def test_published_points_are_drawn(tmp_path: Path) -> None:
