@@ -69,7 +69,7 @@ def test_not_measured(tmp_path: Path) -> None:
     found = judge(compared, partly)[5]
     assert found.outcome is Outcome.UNDECIDED
     assert found.finding.deciding.endswith("not measured at depth 7.")
-    assert judge(compared)[5].finding.deciding.endswith("not measured at depths 4, 5, 6, 7 and 8.")
+    assert judge(compared)[5].finding.deciding.endswith("not measured at depths 4 to 8.")
 
 
 def test_a_loss_for_each_seed(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_what_leaves_it_open(tmp_path: Path) -> None:
     text, short, _ = deciding(tmp_path, 1, {3: 19.92, 5: 19.93})
     assert text.startswith("PPL(3) − PPL(4) = +0.02 ± 0.05 (p = 0.35; against 0.05: p = ")
     assert short == "3 and 5 may be as good"
-    assert deciding(tmp_path, 2, {5: 20.47})[1] == "6 are not to be told from 5: +0.03 ± 0.05"
+    assert deciding(tmp_path, 2, {5: 20.47})[1] == "6 are not shown to differ from 5: +0.03 ± 0.05"
 
 
 def test_numbers_of_the_point(tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ class _Pair:
         if self.zero.above or self.zero.below:
             return f"{'worse' if self.zero.above else 'better'} than {self.zero.reference} by {_size(self.zero)}"
         difference = number(self.zero.difference, signed=True)
-        return f"{'as good as' if self.margin.below else 'not to be told from'} {self.zero.reference}: {difference}"
+        relation = "as good as" if self.margin.below else "not shown to differ from"
+        return f"{relation} {self.zero.reference}: {difference}"
 
     @property
     def numbers(self) -> str:
