@@ -1,8 +1,10 @@
 """Writes the results section of README.md from the committed metrics: python -m stages.readme. No stage of its own."""
 
 from pathlib import Path
+from statistics import fmean
 
-from newllm.analysis.markdown import number, percent, table
+from newllm.analysis.cost import trainings
+from newllm.analysis.markdown import cell, number, percent, table
 from newllm.analysis.opening import opening
 from newllm.analysis.published import STUDY_DEPTHS
 from newllm.analysis.results import DepthResult, load_results
@@ -36,7 +38,7 @@ def replaced(text: str, section: str) -> str:
 
 
 def results_section(root: Path) -> str:
-    """The report's first paragraph, the study's depths in a table, verdicts and the main picture.
+    """The report's first paragraphs, the study's depths in a table, verdicts and the main picture.
 
     Args:
         root: the project's folder.
@@ -51,10 +53,13 @@ def results_section(root: Path) -> str:
     )  # fmt: skip
     more = load_supplements(results, root, config.data.window)
     verdicts = judge(comparison, more.overfitting) if comparison.matches_published_data else []
-    header = ["layers", "parameters", "val PPL", "test PPL", "val accuracy", "seconds a seed"]
+    header = ["layers", "parameters", "val PPL", "test PPL", "val accuracy", "seconds a seed, without start-up"]
+    last = [f"{fmean(effort.seconds for effort in trainings(result)):,.0f}" for result in results]
+    if len(comparison.devices) > 1:
+        header[-1], last = "device", [cell(result.runs.device) for result in results]
     parts = [
         opening(comparison, more, verdicts),
-        table(header, [_row(result) for result in results]),
+        table(header, [[*_row(result), text] for result, text in zip(results, last, strict=True)]),
         "![Validation perplexity by depth, every seed, means with 95 % intervals, and the notebook’s "
         "points](plots/perplexity_by_depth.png)",
         "Tests between depths, the notebook’s seven claims with numbers and rules, cost, grown contexts, method and "
@@ -69,7 +74,6 @@ def _row(result: DepthResult) -> list[str]:
         f"{result.metrics.num_params:,}",
         *(number(mean_interval(result.over_seeds(name))) for name in ("val_ppl", "test_ppl")),
         percent(result.over_seeds("val_accuracy")),
-        f"{mean_interval(result.over_seeds('train_seconds')).mean:,.0f}",
     ]
 
 

@@ -55,8 +55,15 @@ def write_depth(
     epochs: int = 3,
     parameters: Any = None,
     perplexity_of: Callable[[int, int], float] = final_perplexity,
+    startup: float = 0.0,
+    joules: Any = None,
+    side_by_side: bool = True,
+    device: str = "NVIDIA L4",
 ) -> None:
-    """Seed 1 stops one epoch early if there are several seeds and epochs; `perplexity_of` (depth, seed) is reached."""
+    """Seed 1 stops one epoch early if there are several seeds and epochs; `perplexity_of` (depth, seed) is reached.
+
+    An epoch takes 1.5 s, the first one `startup` seconds more; `joules` of an epoch are a column, if given.
+    """
     runs, rows = [], []
     for seed in range(seeds):
         last = epochs - 1 if seed == 1 and epochs > 1 else epochs
@@ -64,7 +71,9 @@ def write_depth(
         for epoch in range(1, last + 1):
             perplexity = final * (1 + 2 * (last - epoch))
             loss = math.log(perplexity)
-            rows.append([depth, seed, epoch, loss + 0.1, loss, perplexity, 0.3, 0.5, 1024.0, 1.5])
+            seconds = 1.5 + startup * (epoch == 1) + (0.0 if side_by_side else 1e-6 * seed)
+            energy = [] if joules is None else [joules * (2 if epoch == 1 else 1)]
+            rows.append([depth, seed, epoch, loss + 0.1, loss, perplexity, 0.3, 0.5, 1024.0, seconds, *energy])
         runs.append(
             {
                 "seed": seed,
@@ -84,7 +93,7 @@ def write_depth(
         )
     record = {
         "num_layers": depth,
-        "device": "NVIDIA L4",
+        "device": device,
         "precision": "fp16",
         "torch_version": "2.11.0",
         "git_commit": "0123456789abcdef0123456789abcdef01234567",
@@ -211,9 +220,9 @@ def change_json(path: Path, change: Callable[[Any], object]) -> None:
 
 def _write_curve(path: Path, rows: list[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    header = "num_layers,seed,epoch,train_loss,val_loss,val_ppl,val_accuracy,gradient_norm,loss_scale,seconds"
+    header = "num_layers,seed,epoch,train_loss,val_loss,val_ppl,val_accuracy,gradient_norm,loss_scale,seconds,joules"
     with path.open("w", newline="") as file:
-        csv.writer(file).writerows([header.split(","), *rows])
+        csv.writer(file).writerows([header.split(",")[: len(rows[0])], *rows])
 
 
 def _layer_metrics(depth: int, runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -81,15 +81,13 @@ def test_section(tmp_path: Path) -> None:
     text = section(tmp_path)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     assert [row[0] for row in rows[2:]] == ["1", "4", "6"]
-    assert rows[3][4].startswith("+0.0100 ± 0.0020")
+    assert rows[3][4].startswith("+0.010 ± 0.002")
     assert "with 32 tokens of context more" in text
     assert "mean over 700 pairs of windows" in text
     assert "**The context vector carries something past 10 tokens at depths 1 and 4.**" in text
-    assert (
-        "At the best depth, 4, 32 tokens more are worth +0.0100 ± 0.0020 nats, +1.0 % of perplexity, which at" in text
-    )
+    assert "At the best depth, 4, 32 tokens more are worth +0.010 ± 0.002 nats, +1.0 % of perplexity, which at" in text
     assert " is +0.20. Over the depths" in text
-    assert "Over the depths the gain goes from +0.0012 ± 0.0020 (depth 6) to +0.0100 ± 0.0020 (depth 4)." in text
+    assert "Over the depths the gain goes from +0.001 ± 0.002 (depth 6) to +0.010 ± 0.002 (depth 4)." in text
 
 
 def test_sentence_on_both_sides(tmp_path: Path) -> None:

@@ -6,14 +6,25 @@ from typing import Any
 
 import pytest
 
-from newllm.analysis.cost import Way, load_training_data, mean_of_ways, petaflop_per_epoch, target, ways
+from newllm.analysis.cost import (
+    Effort,
+    embedding_share,
+    load_training_data,
+    mean_effort,
+    petaflop_per_epoch,
+    seeds_side_by_side,
+    startup_seconds,
+    target,
+    trainings,
+    ways,
+)
 from newllm.analysis.report import write_report
 from newllm.analysis.results import load_results
 from newllm.analysis.summary import Comparison, compare
 from newllm.analysis.supplements import load_supplements
 from newllm.errors import UserError
 from newllm.model.definition import ModelShape
-from tests.analysis.metrics_files import DATA, PARAMETERS, final_perplexity, write_all
+from tests.analysis.metrics_files import DATA, PARAMETERS, change_json, final_perplexity, write_all
 
 
 def comparison(root: Path, source: str = "wikitext", **options: Any) -> Comparison:
@@ -22,15 +33,37 @@ def comparison(root: Path, source: str = "wikitext", **options: Any) -> Comparis
     return compare(results, 6, 6, {**DATA, "source": source})
 
 
+def effort(epochs: int, joules: float | None = None) -> Effort:
+    return Effort(epochs, 1.5 * epochs, None if joules is None else joules * epochs)
+
+
 def test_ways(tmp_path: Path) -> None:
     """Depth 4 ends between 20.00 and 20.14, one epoch before at three times that; an epoch takes 1.5 s."""
     four = comparison(tmp_path).results[1]
     finals = [final_perplexity(4, seed) for seed in range(5)]
-    assert ways(four, finals[2]) == [Way(3, 4.5), Way(2, 3.0), Way(3, 4.5), None, None]
-    assert ways(four, 61) == [Way(2, 3.0), Way(1, 1.5), Way(2, 3.0), Way(2, 3.0), Way(2, 3.0)]
-    mean = mean_of_ways(ways(four, finals[2]))
-    assert mean == Way(pytest.approx(8 / 3), 4.0)
-    assert mean_of_ways([None, None]) is None
+    assert ways(four, finals[2]) == [effort(3), effort(2), effort(3), None, None]
+    assert ways(four, 61) == [effort(2), effort(1), effort(2), effort(2), effort(2)]
+    assert mean_effort(ways(four, finals[2])) == Effort(pytest.approx(8 / 3), 4.0, None)
+    assert mean_effort([None, None]) is None
+
+
+def test_start_up_does_not_count(tmp_path: Path) -> None:
+    """The first epoch takes 1.5 s like the others, 7 s more, and twice the energy."""
+    four = comparison(tmp_path, epochs=5, startup=7.0, joules=200.0).results[1]
+    assert trainings(four) == [effort(4 if seed == 1 else 5, 200.0) for seed in range(5)]
+    assert ways(four, 61) == [effort(3 if seed == 1 else 4, 200.0) for seed in range(5)]
+    assert startup_seconds(four) == pytest.approx(7.0)
+
+
+def test_energy_that_some_seeds_do_not_know(tmp_path: Path) -> None:
+    four = comparison(tmp_path, joules="").results[1]
+    assert mean_effort(trainings(four)) == Effort(pytest.approx(2.8), pytest.approx(4.2), None)
+    assert mean_effort([effort(3, 200.0), None, effort(1)]) == Effort(2, 3.0, None)
+
+
+def test_seeds_side_by_side(tmp_path: Path) -> None:
+    assert seeds_side_by_side(comparison(tmp_path).results[0]) == 5
+    assert seeds_side_by_side(comparison(tmp_path, side_by_side=False).results[0]) == 1
 
 
 def test_target(tmp_path: Path) -> None:
@@ -56,15 +89,48 @@ def test_sizes_that_were_not_recorded(tmp_path: Path) -> None:
     assert "not known" in write_report(compared, supplements=supplements)
 
 
+def cost_of(root: Path, compared: Comparison) -> tuple[str, dict[str, list[str]]]:
+    """The report's section on cost, and its table's rows by their first cell."""
+    report = write_report(compared, supplements=load_supplements(compared.results, root, 64))
+    section = report.split("\n## Cost\n")[1].split("\n## ")[0]
+    rows = [line.removesuffix(" |")[2:].split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    return section, {row[0]: row[1:] for row in rows}
+
+
 def test_section(tmp_path: Path) -> None:
-    compared = comparison(tmp_path)
-    report = write_report(compared, supplements=load_supplements(compared.results, tmp_path, 64))
-    rows = [line for line in report.split("\n## Cost\n")[1].splitlines() if line.startswith("| ")]
-    cells = {line.split(" | ")[0][2:]: line.removesuffix(" |").split(" | ")[1:] for line in rows[2:5]}
-    per_epoch = [ModelShape(1000, 256, 256, 512, depth).flops_per_position * 51_026 * 63 / 1e15 for depth in (1, 4)]
-    assert cells["4"][3:] == [f"{2.8 * per_epoch[1]:.3g}", "5 of 5", "2.8", "4.2", f"{2.8 * per_epoch[1]:.3g}"]
-    assert cells["1"][:5] == ["2.8", "2.8", "10.0", f"{2.8 * per_epoch[0]:.3g}", "0 of 5"]
-    assert cells["1"][5:] == ["–", "–", "–"]
+    section, cells = cost_of(tmp_path, comparison(tmp_path, epochs=5, startup=7.0))
+    one, four = (ModelShape(1000, 256, 256, 512, depth).flops_per_position * 51_026 * 63 / 1e15 for depth in (1, 4))
+    assert cells["4"] == ["4.8", "7.0", "7.2", f"{4.8 * four:.2f}", "5 of 5", "4.8", "7.2", f"{4.8 * four:.2f}"]
+    assert cells["1"] == ["4.8", "7.0", "7.2", f"{4.8 * one:.2f}", "0 of 5", "–", "–", "–"]
+    assert "Energy was not measured." in section
+    assert "(with 1 layer, 11 % of what" in section
+    assert "different devices" not in section
+
+
+def test_energy_in_the_section(tmp_path: Path) -> None:
+    """4.8 epochs of 250 J; depth 1 never reaches the target."""
+    section, cells = cost_of(tmp_path, comparison(tmp_path, epochs=5, joules=250))
+    assert cells["layers"][3] == "kJ a seed"
+    assert cells["layers"][8] == "kJ to the target"
+    assert (cells["4"][3], cells["4"][8], cells["1"][8]) == ("1.20", "1.20", "–")
+    assert "not measured" not in section
+
+
+def test_different_devices_are_named(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    change_json(tmp_path / "metrics/runs/4.json", lambda runs: runs.update(device="another"))
+    results = load_results((1, 4, 6), tmp_path / "metrics", tmp_path / "plots/curves")
+    section, cells = cost_of(tmp_path, compare(results, 6, 6, DATA))
+    assert section.index("**The depths were trained on different devices**") < section.index("| layers")
+    assert [cells[name][-1] for name in ("layers", "1", "4", "6")] == ["device", "NVIDIA L4", "another", "NVIDIA L4"]
+
+
+@pytest.mark.parametrize(("depth", "share"), [(1, 131_072 / 1_167_360), (4, 131_072 / (1_167_360 + 3 * 512**2))])
+def test_what_the_embedding_would_take(tmp_path: Path, depth: int, share: float) -> None:
+    result = next(result for result in comparison(tmp_path).results if result.num_layers == depth)
+    data = load_training_data(tmp_path / "metrics/data.json", 64)
+    assert embedding_share(result, data) == pytest.approx(share)
+    assert embedding_share(result, None) is None
 
 
 @pytest.mark.parametrize(

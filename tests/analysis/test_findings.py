@@ -1,7 +1,10 @@
 """The report's sections on tests and verdicts, read back."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from newllm.analysis.comparisons import against
 from newllm.analysis.report import write_report
@@ -46,10 +49,11 @@ def test_verdicts(tmp_path: Path) -> None:
     report = write_report(compared, supplements=supplements)
     section = sections(report)["The notebook’s claims"]
     verdicts = judge(compared, supplements.overfitting)
-    expected = [[str(v.number), v.claim, f"**{v.outcome}**", v.numbers] for v in verdicts]
+    expected = [[str(v.number), v.claim, f"**{v.outcome}**", v.finding.deciding] for v in verdicts]
     assert rows(section)[2:] == expected
     assert expected[1][2] == "**refuted**"
-    assert all(f"\n{v.number}. {v.rule}\n" in section for v in verdicts)
+    assert all(f"\n{v.number}. {v.rule}" in section for v in verdicts)
+    assert all(f"*Also: {v.finding.rest}.*\n" in section for v in verdicts if v.finding.rest)
     assert "differs" not in section
     again = reload(tmp_path)
     assert report == write_report(again, supplements=more(tmp_path, again))
@@ -91,13 +95,50 @@ def test_fit_and_overfitting(tmp_path: Path) -> None:
     report = write_report(compared, supplements=measured(tmp_path, compared, [4, 5, 6, 7, 8]))
     section = sections(report)["Fit and overfitting"]
     table = {row[0]: row[1:] for row in rows(section)[2:10]}
-    assert table["1"] == ["3.0082 ± 0.0019", "not measured", "not measured", "5 of 5 seeds", "148.80 ± 0.56"]
+    assert table["1"] == ["3.008 ± 0.002", "not measured", "not measured", "149.8 / 149.8", "1 of 5", "148.8 (148–149)"]
     assert table["4"][1] == "2.808 ± 0.022"
     assert table["4"][2] == "0.183 ± 0.024"
     excess, gradients = rows(section)[10:16], rows(section)[16:]
     assert [row[0] for row in excess] == ["layers", "---:", "5", "6", "7", "8"]
     assert gradients[2] == ["4", "0.001 · 0.002 · 0.003 · 0.004", "0.1 · 0.2 · 0.3 · 0.4"]
     assert [row[0] for row in gradients[2:]] == ["4", "5", "6", "7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("train_loss_of", "expected"),
+    [
+        (
+            lambda depth, seed: 2.7 + 0.03 * depth + 0.001 * seed,
+            "while training loss rises from 2.732 to 2.942: deeper models overfit less and fit less.",
+        ),
+        (
+            lambda depth, seed: 2.9 - 0.05 * depth + 0.001 * seed,
+            "while training loss falls from 2.852 to 2.502: deeper models overfit more and fit better.",
+        ),
+        (
+            lambda depth, seed: 2.7 + 0.01 * seed,
+            "The gap grows from 0.288 (1 layer) to 0.415 (8 layers) while training loss is not shown to change, from "
+            "2.720 to 2.720: deeper models overfit more.",
+        ),
+    ],
+)
+def test_trend(tmp_path: Path, train_loss_of: Callable[[int, int], float], expected: str) -> None:
+    compared = study(tmp_path)
+    for depth in PERPLEXITIES:
+        write_diagnostics(tmp_path, depth, train_loss_of)
+    report = write_report(compared, supplements=more(tmp_path, compared))
+    assert expected in sections(report)["Fit and overfitting"]
+
+
+def test_fit_on_another_text(tmp_path: Path) -> None:
+    """Without claims; a plateau is known only of the study's text."""
+    compared = replace(study(tmp_path), data_deviations=("another text",))
+    section = sections(write_report(compared, supplements=measured(tmp_path, compared, [4])))["Fit and overfitting"]
+    table = {row[0]: row[1:] for row in rows(section)[2:10]}
+    assert table["4"][2:] == ["0.183 ± 0.024", "149.8 / 149.8", "1 of 5"]
+    assert "lateau" not in section
+    assert "claim" not in section
+    assert "The gap" not in section, "of one depth there is no trend"
 
 
 def test_excess_needs_the_best_depth(tmp_path: Path) -> None:

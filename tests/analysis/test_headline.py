@@ -43,7 +43,6 @@ def test_headline(tmp_path: Path) -> None:
         "num_layers": 4,
         "val_ppl": pytest.approx(best),
         "test_ppl": pytest.approx(best - 1),
-        "train_seconds": 40,
     }
 
 
@@ -69,7 +68,11 @@ def test_all_statistics_of_a_depth(tmp_path: Path) -> None:
     assert row["val_ppl_std"] == row["test_ppl_std"] == pytest.approx(statistics.stdev(values[1]))
     assert row["test_ppl_ci95"] == pytest.approx(2.776445105 * row["val_ppl_std"] / 5**0.5)
     assert row["val_accuracy_std"] == pytest.approx(0.001 * 2.5**0.5)
-    assert row["train_seconds"] == 10
+    assert row["train_steady_seconds"] == pytest.approx(1.5 * 2.8)
+    assert row["startup_seconds"] == 0
+    assert row["num_seeds_at_target"] == 0
+    assert "target_steady_seconds" not in row
+    assert summary["depths"][1]["target_steady_seconds"] == pytest.approx(1.5 * 2.8)
     assert row["val_ppl_without_unk"] == pytest.approx(statistics.fmean(values[1]) * 2.718281828**0.9)
     p_values = [stats.ttest_ind(values[depth], values[4], equal_var=False).pvalue for depth in (1, 6)]
     holm = sorted([2 * min(p_values), max(p_values)])

@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 
 from newllm.analysis.comparisons import PairComparison
-from newllm.analysis.overfitting import Diagnostics, Excess, best_at_the_end, excesses, plateau_epochs, worse_and_deeper
+from newllm.analysis.overfitting import Diagnostics, Excess, excesses, plateau_epochs, worse_and_deeper
 from newllm.analysis.statistics import Estimate
 from newllm.analysis.summary import Comparison
 from newllm.analysis.verdicts import Outcome, Verdict, judge
-from tests.analysis.metrics_files import change_json
-from tests.analysis.studies import PERPLEXITIES, reload, study
+from tests.analysis.studies import PERPLEXITIES, study
 
 NOISE = (0.001, -0.002, 0.0, 0.002, -0.001)
 
@@ -48,15 +47,15 @@ def test_rule(tmp_path: Path, share: Callable[[int], float], expected: Outcome) 
 
 
 def test_numbers(tmp_path: Path) -> None:
-    numbers = verdict(study(tmp_path), lambda _: 1.0).numbers
+    numbers = verdict(study(tmp_path), lambda _: 1.0).finding.deciding
     assert numbers.startswith("Against depth 4: underfitting: 5, 6, 7 and 8; overfitting: none. At depth 8")
-    assert "validation loss is +0.1448 ± 0.0022 nats, of it training loss +0.1448 ± 0.0023 and gap +0.00" in numbers
+    assert "validation loss is +0.145 ± 0.002 nats, of it training loss +0.145 ± 0.002 and gap +0.00" in numbers
 
 
 def test_nothing_to_explain(tmp_path: Path) -> None:
     compared = study(tmp_path, {8: 19.0})
     assert worse_and_deeper(compared) == []
-    assert "nothing to explain" in verdict(compared, lambda _: 1.2).numbers
+    assert "nothing to explain" in verdict(compared, lambda _: 1.2).finding.deciding
     assert verdict(compared, lambda _: 1.2).outcome is Outcome.UNDECIDED
 
 
@@ -69,8 +68,8 @@ def test_not_measured(tmp_path: Path) -> None:
     partly = [entry for entry in measured(lambda _: 1.2) if entry.num_layers not in (1, 7)]
     found = judge(compared, partly)[5]
     assert found.outcome is Outcome.UNDECIDED
-    assert found.numbers.endswith("not measured at depth 7.")
-    assert judge(compared)[5].numbers.endswith("not measured at depths 4, 5, 6, 7 and 8.")
+    assert found.finding.deciding.endswith("not measured at depth 7.")
+    assert judge(compared)[5].finding.deciding.endswith("not measured at depths 4 to 8.")
 
 
 def test_a_loss_for_each_seed(tmp_path: Path) -> None:
@@ -90,12 +89,6 @@ def test_plateau(tmp_path: Path) -> None:
     lengths = {19.9: [1, 0, 1, 2, 2], 25.0: [2, 1, 2, 2, 2], 70.0: [3, 2, 3, 3, 3]}
     for mean, expected in lengths.items():
         assert plateau_epochs(study(tmp_path, {4: mean}, spread=5, epochs=3).results[3]) == expected, mean
-
-
-def test_best_at_the_end(tmp_path: Path) -> None:
-    study(tmp_path)
-    change_json(tmp_path / "metrics/runs/4.json", lambda runs: runs["seeds"][2].update(best_epoch=149))
-    assert [best_at_the_end(result) for result in reload(tmp_path).results] == [5, 5, 5, 4, 5, 5, 5, 5]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,12 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from newllm.analysis.curve_figures import draw_learning_curves
 from newllm.analysis.figures import draw_all
+from newllm.analysis.published import POINTS
 from newllm.analysis.report import write_report
 from newllm.analysis.results import load_results
 from newllm.analysis.summary import Comparison, compare
@@ -24,7 +27,7 @@ from tests.analysis.metrics_files import (
     write_all,
     write_supplements,
 )
-from tests.analysis.studies import more
+from tests.analysis.studies import more, reload, study
 
 NOTHING = Supplements()
 ALWAYS = {"perplexity_by_depth.png", "perplexity_by_parameters.png", "learning_curves.png", "training_time.png"}
@@ -71,8 +74,8 @@ def test_table_of_depths_traces_to_the_inputs(tmp_path: Path) -> None:
         assert row[5] == row[3]
         assert number(row[6]) == pytest.approx(38.2, abs=0.005)
         assert half_width(row[6]) == pytest.approx(2.776445 * 0.1 * 2.5**0.5 / 5**0.5, abs=0.005)
-        assert row[7] == "0.16 %"
-        assert number(row[8]) == 39
+        assert row[7] == "0.158"
+        assert row[8:] == ["39.00 ± 0.00", "0.000"]
     for row, depth in zip(tests, (1, 4, 6), strict=True):
         values = [final_perplexity(depth, seed) for seed in range(5)]
         expected = "–" if depth == 6 else pytest.approx(statistics.fmean(values) - baseline, abs=0.005)
@@ -82,7 +85,7 @@ def test_table_of_depths_traces_to_the_inputs(tmp_path: Path) -> None:
 def test_published_points_beside_ours(tmp_path: Path) -> None:
     report = write_report(comparison(tmp_path))
     published, trajectory = tables(report.split("## Beside the published points")[1])[:2]
-    assert [(row[0], row[2], row[4]) for row in published] == [
+    assert [(row[0], row[2], row[5]) for row in published] == [
         ("1", "20.40", "38.1 %"),
         ("4", "20.10", "38.4 %"),
         ("5", "20.50", "38.3 %"),
@@ -90,11 +93,76 @@ def test_published_points_beside_ours(tmp_path: Path) -> None:
         ("7", "21.77", "37.9 %"),
     ]
     assert published[2][1] == "not in this report"
-    assert "stopped at epoch 75 of 150" in published[0][5]
+    assert "stopped at epoch 75 of 150" in published[0][6]
     assert [row[2] for row in trajectory] == ["87.5", "67", "67.6", "46.9", "33.2", "28.9", "26.03"]
     first = statistics.fmean(final_perplexity(6, seed) * (3 if seed == 1 else 5) for seed in range(5))
     assert number(trajectory[0][1]) == pytest.approx(first, abs=0.005)
     assert trajectory[1][1] == "not reached"
+
+
+def published_section(root: Path, **options: Any) -> str:
+    report = write_report(study(root, **options))
+    return report.split("## Beside the published points")[1].split("\n## ")[0]
+
+
+def test_would_one_more_seed_give_the_published_value(tmp_path: Path) -> None:
+    """Five seeds of standard deviation 0.0316: one more falls within 2.776 · 0.0316 · √1.2 = 0.096 of the mean."""
+    section = published_section(tmp_path, changes={1: 20.31, 4: 20.0, 5: 20.5, 6: 20.69, 7: 21.8})
+    rows = {row[0]: row for row in tables(section)[0]}
+    assert [rows[depth][3] for depth in "14567"] == [
+        "yes (20.21 to 20.41)",
+        "no (19.90 to 20.10)",
+        "yes (20.40 to 20.60)",
+        "yes (20.59 to 20.79)",
+        "yes (21.70 to 21.90)",
+    ]
+    outside = "4 layers, 20.10 (0.10 above our mean; stopped at epoch 135 of 150; “about 20.0” expected)"
+    assert f"Outside the 95 % range of one more seed: {outside}. The notebook compares" in section
+    assert "its 6 are worse than its 5 by 0.10, ours by +0.19 ± 0.05." in section
+    every = published_section(tmp_path, changes={point.num_layers: point.val_ppl for point in POINTS})
+    assert "Each published value is one that one more seed may give" in every
+    one = published_section(tmp_path, seeds=1)
+    assert {row[3] for row in tables(one)[0]} == {"unknown"}
+    assert "one more seed:" not in one
+
+
+def lists(report: str, title: str) -> str:
+    return report.split(f"\n## {title}\n")[1].split("\n## ", maxsplit=1)[0]
+
+
+def test_method_says_what_was_recorded(tmp_path: Path) -> None:
+    other = {**PARAMETERS, "train": {**PARAMETERS["train"], "warmup_epochs": 7, "batch_size": 1024}}
+    method = lists(write_report(study(tmp_path, parameters=other)), "Method")
+    assert "vocabulary size 1000, " in method
+    assert "embedding size 256, context size 256, hidden size 512, dropout 0.1." in method
+    assert "batch size in windows 1024, " in method
+    assert "warm-up in epochs 7. 5 seeds a depth ran 149 to 150 epochs; 8 of 40 runs stopped early." in method
+    assert "Up to 5 seeds were trained side by side" in method
+    alone = lists(write_report(study(tmp_path, side_by_side=False)), "Method")
+    assert "The seeds of a depth were trained one after another." in alone
+    assert "warm-up" not in alone
+    assert "side by side" not in alone
+    assert "'" not in alone
+
+
+def test_limits_have_their_numbers(tmp_path: Path) -> None:
+    compared = study(tmp_path)
+    limits = lists(write_report(compared, supplements=more(tmp_path, compared)), "Limits")
+    assert "a vocabulary of 1,000 entries, and 30.6 % of the validation words are `<unk>`: it cannot" in limits
+    assert "Windows of 64 tokens of a long row overlap by half, so that a word may count twice; " in limits
+    assert "Rows of fewer than 5 words" in limits
+    assert "At depths 1 to 8 most seeds were still improving when training ended (best epoch 149.8 of 150 on" in limits
+    for depth in (1, 2):
+        change_json(
+            tmp_path / f"metrics/runs/{depth}.json",
+            lambda runs: [run.update(stopped_early=True) for run in runs["seeds"]],
+        )
+    assert "At depths 3 to 8 most seeds" in lists(write_report(reload(tmp_path)), "Limits")
+    for stride, expected in ((16, "overlap, so that a word may count 4 times"), (64, "do not overlap")):
+        data = {**DATA, "source": "synthetic", "stride": stride}
+        limits = lists(write_report(comparison(tmp_path, data=data)), "Limits")
+        assert f"Windows of 64 tokens of a long row {expected}; each begins" in limits
+        assert "cannot be compared with perplexities of another text or vocabulary" in limits
 
 
 def test_provenance(tmp_path: Path) -> None:
@@ -108,7 +176,7 @@ def test_provenance(tmp_path: Path) -> None:
 
 
 def test_note_only_where_due(tmp_path: Path) -> None:
-    assert "not the full study" not in write_report(comparison(tmp_path, depths=range(1, 9)))
+    assert "not the full study" not in write_report(comparison(tmp_path, depths=range(1, 9), epochs=150))
     short = {**PARAMETERS, "train": {**PARAMETERS["train"], "epochs": 3}}
     note = write_report(comparison(tmp_path, depths=range(1, 9), parameters=short)).split("\n\n")[2]
     assert "not the full study" in note
@@ -184,7 +252,19 @@ def test_pictures_follow_the_numbers(tmp_path: Path) -> None:
     write_all(tmp_path, seeds=3)
     results = load_results((1, 4, 6), tmp_path / "metrics", tmp_path / "plots/curves")
     after = draw_all(compare(results, 6, 6, DATA), NOTHING)
-    assert {name for name in before if before[name] != after[name]} == ALWAYS - {"training_time.png"}
+    assert {name for name in before if before[name] != after[name]} == ALWAYS
+
+
+def test_the_closer_look_begins_where_the_shortest_training_is_still_seen(tmp_path: Path) -> None:
+    write_all(tmp_path, epochs=150)
+    write_all(tmp_path, [1], epochs=90)
+    figure = Figure()
+    draw_learning_curves(
+        figure, compare(load_results((1, 4, 6), tmp_path / "metrics", tmp_path / "plots/curves"), 6, 6, DATA)
+    )
+    closer = figure.axes[1]
+    assert closer.get_xlim()[0] == 60
+    assert closer.get_title() == "epochs 60 to 150, linear scale"
 
 
 def test_published_points_are_drawn(tmp_path: Path) -> None:

@@ -145,6 +145,18 @@ def test_wrong_curve(root: Path, row: int, column: str, value: str, expected: st
     assert expected in str(caught.value)
 
 
+def test_energy_is_an_optional_column(root: Path) -> None:
+    assert {row.joules for row in load(root)[1].curve} == {None}
+    write_all(root, [4], joules=200.0)
+    assert {row.joules for row in load(root)[1].curve} == {200.0, 400.0}
+    write_all(root, [4], joules="")
+    assert {row.joules for row in load(root)[1].curve} == {None}
+    path = root / "plots/curves/4.csv"
+    path.write_text(path.read_text().replace("joules", "watts"))
+    with pytest.raises(UserError, match="found the header"):
+        load(root)
+
+
 @pytest.mark.parametrize("cut", [(-1, None), (1, 4), (1, 2)])
 def test_curve_with_rows_missing(root: Path, cut: tuple[int, int | None]) -> None:
     path = root / "plots/curves/4.csv"

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from newllm.analysis.statistics import difference_interval, difference_p_value, holm, mean_interval, mean_p_value
+from newllm.analysis.statistics import (
+    difference_interval,
+    difference_p_value,
+    holm,
+    mean_interval,
+    mean_p_value,
+    prediction_interval,
+)
 
 SAMPLES = st.lists(st.floats(1, 1000), min_size=2, max_size=8)
 
@@ -18,6 +25,14 @@ def test_mean_by_hand() -> None:
     assert estimate.mean == 3.0
     assert estimate.half_width == pytest.approx(2.776445105 * math.sqrt(2.5) / math.sqrt(5), rel=1e-9)
     assert (estimate.low, estimate.high) == pytest.approx((1.0367568, 4.9632432), abs=1e-6)
+
+
+def test_prediction_by_hand() -> None:
+    # s = sqrt(10 / 4) as above, and one more value varies as much as the mean and by itself
+    estimate = prediction_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert estimate.mean == 3.0
+    assert estimate.half_width == pytest.approx(2.776445105 * math.sqrt(2.5 * 6 / 5), rel=1e-9)
+    assert prediction_interval([2.0]).half_width is None
 
 
 def test_difference_by_hand() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from newllm.analysis.verdicts import Outcome, judge
+from newllm.analysis.judging import Outcome
+from newllm.analysis.verdicts import judge
 from tests.analysis.metrics_files import change_json
 from tests.analysis.studies import reload, study
 
@@ -22,9 +23,9 @@ CASES: list[tuple[int, dict[int, float], float, Outcome]] = [
     (1, {}, 1, S),
     (1, {3: 19.8}, 1, R),
     (1, {3: 19.92}, 1, U),
-    (1, {3: 19.88}, 1, U),
+    (1, {3: 19.88}, 1, R),  # not shown to be better, but as good within the margin
     (1, {3: 19.95, 5: 19.95}, 1, U),  # p = 0.037 for each: one alone would do
-    (1, {3: 19.85, 5: 19.85, 2: 19.9}, 1, U),  # the same on the other side
+    (1, {3: 19.85, 5: 19.85, 2: 19.9}, 1, R),
     (1, {8: 19.5}, 1, R),
     (2, {}, 1, S),
     (2, {5: 20.45}, 1, S),
@@ -73,20 +74,20 @@ def test_parameters_that_do_not_grow(tmp_path: Path) -> None:
     change_json(tmp_path / "metrics/layers/3.json", lambda layer: layer.update(num_params=3_000_000))
     verdict = judge(reload(tmp_path))[4]
     assert verdict.outcome is R
-    assert "not growing" in verdict.numbers
+    assert "not growing" in verdict.finding.deciding
 
 
 @pytest.mark.parametrize(("depth", "claims"), [(1, {1, 4, 5, 7}), (3, {1, 5}), (5, {1, 2, 4, 5}), (7, {1, 3, 5})])
 def test_missing_depth(tmp_path: Path, depth: int, claims: set[int]) -> None:
     verdicts = judge(study(tmp_path, without=depth))
-    without = {v.number for v in verdicts if v.numbers == f"There are no results of depth {depth}."}
+    without = {v.number for v in verdicts if v.finding.deciding == f"There are no results of depth {depth}."}
     assert without == claims
     assert {v.number for v in verdicts if v.outcome is U} == claims | {6}
 
 
 def test_one_seed_decides_nothing(tmp_path: Path) -> None:
     verdicts = judge(study(tmp_path, seeds=1))
-    assert {(v.outcome, v.numbers) for v in verdicts} == {(U, "One seed a depth gives no test.")}
+    assert {(v.outcome, v.finding.deciding) for v in verdicts} == {(U, "One seed a depth gives no test.")}
 
 
 def test_without_spread(tmp_path: Path) -> None:
@@ -105,10 +106,68 @@ def test_not_fully_trained(tmp_path: Path) -> None:
     assert judge(reload(tmp_path))[6].outcome is S
 
 
-def test_numbers(tmp_path: Path) -> None:
-    verdicts = judge(study(tmp_path))
-    assert verdicts[1].numbers == "PPL(6) − PPL(5) = +0.40 ± 0.05 (p < 0.0001)"
-    assert verdicts[2].numbers == "PPL(7) − PPL(6) = +1.20 ± 0.05 (p < 0.0001 against 0.10)"
-    assert "PPL(8) − PPL(4) = +3.10 ± 0.05" in verdicts[0].numbers
-    assert "1,426,152 to 3,264,744 parameters, growing" in verdicts[4].numbers
-    assert verdicts[6].numbers.startswith("PPL(1) = 20.25 ± 0.04 (p = 0.0021 against 20.35); PPL(4) = 19.90 ± 0.04")
+def deciding(root: Path, claim: int, *arguments: Any, **options: Any) -> tuple[str, str, str]:
+    finding = judge(study(root, *arguments, **options))[claim - 1].finding
+    return finding.deciding, finding.short, finding.rest
+
+
+def test_what_supports_is_the_closest_pair(tmp_path: Path) -> None:
+    text, short, rest = deciding(tmp_path, 1)
+    assert text == "closest: PPL(3) − PPL(4) = +0.12 ± 0.05 (p = 0.00032)"
+    assert short == "the closest, 3 layers, by 0.12"
+    assert rest.count("PPL(") == 2 * 6
+    assert "PPL(8) − PPL(4) = +3.10 ± 0.05 (p < 0.0001; against 0.05: p < 0.0001)" in rest
+    assert deciding(tmp_path, 2) == ("PPL(6) − PPL(5) = +0.40 ± 0.05 (p < 0.0001)", "by 0.40", "")
+    third = "PPL(7) − PPL(6) = +1.20 ± 0.05 (p < 0.0001 against 0.10)"
+    assert deciding(tmp_path, 3) == (third, "by 1.20 ± 0.05", "")
+    assert deciding(tmp_path, 4)[1] == "worse than 4 by 0.35; worse than 5 by 0.15"
+
+
+def test_what_refutes_are_the_pairs_that_do(tmp_path: Path) -> None:
+    text, short, rest = deciding(tmp_path, 1, {2: 19.7, 3: 19.5})
+    assert text == "PPL(2) − PPL(4) = −0.20 ± 0.05 (p < 0.0001); PPL(3) − PPL(4) = −0.40 ± 0.05 (p < 0.0001)"
+    assert short == "3 are better by 0.40"
+    assert rest.count("PPL(") == 2 * 5
+    assert deciding(tmp_path, 1, {3: 19.88})[:2] == (
+        "PPL(3) − PPL(4) = −0.02 ± 0.05 (p = 0.0081 against 0.05)",
+        "3 are as good as 4: −0.02 ± 0.05",
+    )
+    text, short, rest = deciding(tmp_path, 4, {1: 20.0})
+    assert text == "PPL(1) − PPL(5) = −0.10 ± 0.05 (p = 0.0021)"
+    assert short == "worse than 4 by 0.10; better than 5 by 0.10"
+    assert rest.startswith("PPL(1) − PPL(4) = +0.10 ± 0.05 (p ")
+
+
+def test_what_leaves_it_open(tmp_path: Path) -> None:
+    text, short, _ = deciding(tmp_path, 1, {3: 19.92, 5: 19.93})
+    assert text.startswith("PPL(3) − PPL(4) = +0.02 ± 0.05 (p = 0.35; against 0.05: p = ")
+    assert short == "3 and 5 may be as good"
+    assert deciding(tmp_path, 2, {5: 20.47})[1] == "6 are not shown to differ from 5: +0.03 ± 0.05"
+
+
+def test_numbers_of_the_point(tmp_path: Path) -> None:
+    text, short, rest = deciding(tmp_path, 5)
+    steps = "+0.20 ± 0.05, +0.40 ± 0.05, +1.20 ± 0.05, +1.30 ± 0.05 (p < 0.0001)"
+    assert text.endswith(f". Each depth beyond 4 is shown to be worse than the one before: {steps}")
+    assert short == "1 is worse than 4 by 0.35, 8 by 3.10"
+    assert rest == "1,426,152 to 3,264,744 parameters, growing with depth"
+    text = deciding(tmp_path, 5, {5: 19.92})[0]
+    assert "No depth beyond 4 is shown to be better than a shallower one; the steps: PPL(5) − PPL(4) = +0.02" in text
+    text, short, _ = deciding(tmp_path, 5, {5: 20.5, 6: 20.1})
+    assert text == "PPL(5) − PPL(6) = +0.40 ± 0.05 (p < 0.0001)"
+    assert short == "6 are better than 5 by 0.40"
+    assert deciding(tmp_path, 5, {1: 19.5})[1] == "1 is better than all between"
+    assert deciding(tmp_path, 5, {8: 19.5})[1] == "no fewer layers are better than 8"
+    assert deciding(tmp_path, 5, {1: 19.92})[1] == "none is shown to be better than both 1 and 8"
+
+
+def test_numbers_of_the_targets(tmp_path: Path) -> None:
+    text, short, rest = deciding(tmp_path, 7)
+    assert text.endswith("; PPL(1) = 20.25 ± 0.04 (p = 0.0021 against 20.35)")
+    assert short == "4 layers do, at 19.90 ± 0.04; 1 layer does, at 20.25 ± 0.04"
+    assert rest == ""
+    text, short, rest = deciding(tmp_path, 7, {4: 20.05})
+    assert text.startswith("PPL(4) = 20.05")
+    assert short == "4 layers may, at 20.05 ± 0.04; 1 layer does, at 20.25 ± 0.04"
+    assert rest.startswith("PPL(1) = 20.25")
+    assert deciding(tmp_path, 7, {4: 20.2})[1].startswith("4 layers do not, at 20.20 ± 0.04")

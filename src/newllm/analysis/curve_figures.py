@@ -27,7 +27,7 @@ PATTERN_LINES: Any = ("-", (0, (5, 1)), "-.", (0, (1, 1)))
 
 
 def draw_learning_curves(figure: Figure, comparison: Comparison) -> None:
-    """Validation perplexity by epoch at all depths; a long run is shown whole and from two thirds on."""
+    """Validation perplexity by epoch at all depths; a long run is shown whole, and the last third of every depth."""
     curves = _by_depth(learning_curves(comparison.results))
     last = max(len(rows) for rows in curves.values())
     zoomed = last >= ZOOM_FROM_EPOCHS
@@ -87,7 +87,7 @@ def _draw_trajectory(axes: Axes, last: int) -> None:
 
 
 def _zoom(axes: Axes, curves: Mapping[int, Sequence[Mapping[str, float]]], last: int) -> None:
-    start = last - last // 3
+    start = min(len(rows) - len(rows) // 3 for rows in curves.values())  # the depth that stopped first is seen too
     shown = [row for rows in curves.values() for row in rows if row["epoch"] >= start]
     low, high = min(row["val_ppl_min"] for row in shown), max(row["val_ppl_max"] for row in shown)
     margin = 0.05 * (high - low) or 0.01 * low

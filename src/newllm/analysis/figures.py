@@ -1,12 +1,14 @@
 """The report's pictures as PNG bytes: perplexity and time by depth; the others are in the modules beside."""
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from newllm.analysis.cost import trainings
 from newllm.analysis.curve_figures import draw_grown_contexts, draw_learning_curves
 from newllm.analysis.drawing import (
     MOST_LABELS,
@@ -133,19 +135,21 @@ def _finish_perplexities(figure: Figure, axes: Axes, comparison: Comparison, by:
 
 def _training_time(figure: Figure, comparison: Comparison) -> None:
     axes = figure.add_subplot()
-    times = [mean_interval(result.over_seeds("train_seconds")) for result in comparison.results]
-    unit, divisor = time_unit(max(time.mean for time in times))
+    times = [fmean(effort.seconds for effort in trainings(result)) for result in comparison.results]
+    unit, divisor = time_unit(max(times))
     names = [str(result.num_layers) for result in comparison.results]
-    bars = axes.bar(names, [time.mean / divisor for time in times], color=OURS, width=0.65)
+    bars = axes.bar(names, [time / divisor for time in times], color=OURS, width=0.65)
     if len(names) <= MOST_LABELS:
-        axes.bar_label(bars, labels=[f"{time.mean / divisor:.3g}" for time in times], padding=4)
+        axes.bar_label(bars, labels=[f"{time / divisor:.3g}" for time in times], padding=4)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.1)
     axes.set_xlim(-0.5 - max(0, 4 - len(names)) / 2, len(names) - 0.5 + max(0, 4 - len(names)) / 2)  # no lone broad bar
     axes.set_xlabel("number of layers")
     axes.set_ylabel(f"training time of one seed ({unit})")
-    devices = sorted({result.runs.device for result in comparison.results})
+    devices = comparison.devices
     epochs = max(run.epochs_run for result in comparison.results for run in result.runs.seeds)
     figure.suptitle(f"Training time by depth (up to {epochs} {'epoch' if epochs == 1 else 'epochs'})", fontsize=14)
     shown = devices[0] if len(devices) == 1 else f"{len(devices)} kinds of device, see the report"
-    axes.set_title(f"{shown[:70]}; {comparison.studied.runs.precision[:20]}; a seed’s share of the time", fontsize=12)
+    axes.set_title(
+        f"{shown[:70]}; {comparison.studied.runs.precision[:20]}; a seed’s share, without start-up", fontsize=12
+    )

@@ -1,13 +1,13 @@
 """The report's sections on tests, verdicts and overfitting, in Markdown."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
-from newllm.analysis.comparisons import PairComparison, against, not_distinguishable_from_best
+from newllm.analysis.comparisons import PairComparison, against, compare_pairs, not_distinguishable_from_best
 from newllm.analysis.markdown import listed, number, p_value, plural, table
 from newllm.analysis.overfitting import (
     PLATEAU_PPL,
     Diagnostics,
-    best_at_the_end,
     excesses,
     gaps,
     not_measured,
@@ -44,37 +44,64 @@ def comparisons_section(comparison: Comparison) -> str:
         found = f"Every other depth is shown to be worse than the best, {best} (adjusted p < {SIGNIFICANCE:g})."
     else:
         found = (
-            f"Not distinguishable from the best depth, {best}, which belongs to them (adjusted p at least "
-            f"{SIGNIFICANCE:g}): **{listed(close)}**. That does not show that they are equal."
+            f"Depths that cannot be distinguished from the best ({best}), itself included: **{listed(close)}** "
+            f"(adjusted p at least {SIGNIFICANCE:g}). That does not show that they are equal."
         )
     return f"{table(header, rows)}\n\n{found}"
 
 
 def verdicts_section(verdicts: Sequence[Verdict]) -> str:
-    """Every claim with its verdict and the numbers that it rests on, and the rules by the claims' numbers."""
-    rows = [[str(v.number), v.claim, f"**{v.outcome}**", v.numbers] for v in verdicts]
-    rules = "\n".join(f"{v.number}. {v.rule}" for v in verdicts)
-    return "\n\n".join([table(["", "claim", "verdict", "numbers"], rows, align=":---"), "The rules:", rules, TERMS])
+    """Every claim with its verdict and what decides it; then the rules and other numbers, by the claims' numbers."""
+    rows = [[str(v.number), v.claim, f"**{v.outcome}**", v.finding.deciding] for v in verdicts]
+    rules = "\n".join(f"{v.number}. {v.rule}{_others(v.finding.rest)}" for v in verdicts)
+    header = ["", "claim", "verdict", "what decides it, or leaves it open"]
+    return "\n\n".join([table(header, rows, align=":---"), "The rules, and the other numbers:", rules, TERMS])
+
+
+def _others(rest: str) -> str:
+    return f" *Also: {rest}.*" if rest else ""
 
 
 def diagnostics_section(comparison: Comparison, diagnostics: Sequence[Diagnostics]) -> str:
     """Per depth, what tells overfitting from underfitting, as far as it was measured."""
-    header = [
-        "layers",
-        "val loss",
-        "train loss without dropout",
-        "gap",
-        "best epoch is the last",
-        "plateau in epochs",
-    ]
+    header = ["layers", "val loss", "train loss without dropout", "gap", "best epoch / epochs run", "stopped early"]
     rows = [_diagnostics_row(result, diagnostics) for result in comparison.results]
     text = (
-        "Losses in nats, at the best epoch; training loss on a fixed sample; gap is validation minus training loss. "
-        f"The plateau lasts until validation perplexity first falls below {PLATEAU_PPL:g}; a seed that never gets "
-        "there counts with all its epochs. Of these only losses and gap decide claim 6."
+        "Losses in nats, at the best epoch; training loss on a fixed sample; gap is validation minus training loss; "
+        "epochs are means over seeds."
     )
-    excess, gradients = _excess_table(comparison, diagnostics), _gradient_table(diagnostics)
-    return "\n\n".join([text, table(header, rows), *excess, *gradients])
+    if comparison.matches_published_data:
+        header.append("plateau in epochs")
+        rows = [[*row, _plateau(result)] for row, result in zip(rows, comparison.results, strict=True)]
+        text += (
+            f" The plateau, mean and range, lasts until validation perplexity first falls below {PLATEAU_PPL:g}; a "
+            "seed that never gets there counts with all its epochs. Of these only losses and gap decide claim 6."
+        )
+    parts = [text, table(header, rows), *_trend(comparison, diagnostics), *_excess_table(comparison, diagnostics)]
+    return "\n\n".join([*parts, *_gradient_table(diagnostics)])
+
+
+def _trend(comparison: Comparison, diagnostics: Sequence[Diagnostics]) -> list[str]:
+    """The deepest diagnosed depth against the shallowest, in a sentence."""
+    results = {result.num_layers: result for result in comparison.results}
+    train_losses = {entry.num_layers: entry.train_losses for entry in diagnostics}
+    if len(train_losses) < 2:
+        return []
+    first, last = min(train_losses), max(train_losses)
+    gap_values = {depth: gaps(results[depth], diagnostics) for depth in (first, last)}
+    gap, train_loss = (compare_pairs(values, [(last, first)])[0] for values in (gap_values, train_losses))
+    conclusions = [
+        *(["overfit more"] if gap.above else ["overfit less"] if gap.below else []),
+        *(["fit less"] if train_loss.above else ["fit better"] if train_loss.below else []),
+    ]
+    gap_ends, loss_ends = ([f"{fmean(values[d]):.3f}" for d in (first, last)] for values in (gap_values, train_losses))
+    wider = "grows" if gap.above else "shrinks" if gap.below else "is not shown to change,"
+    higher = "rises" if train_loss.above else "falls" if train_loss.below else "is not shown to change,"
+    return [
+        f"The gap {wider} from {gap_ends[0]} ({plural(first, 'layer')}) to {gap_ends[1]} ({plural(last, 'layer')}) "
+        f"while training loss {higher} from {loss_ends[0]} to {loss_ends[1]}"
+        f"{': deeper models ' + ' and '.join(conclusions) if conclusions else ''}."
+    ]
 
 
 def _gradient_table(diagnostics: Sequence[Diagnostics]) -> list[str]:
@@ -115,6 +142,7 @@ def _test(pair: PairComparison | None, decimals: int = 2) -> tuple[str, str]:
 def _diagnostics_row(result: DepthResult, diagnostics: Sequence[Diagnostics]) -> list[str]:
     measured = [entry for entry in diagnostics if entry.num_layers == result.num_layers]
     train_loss = gap = "not measured"
+    best_epoch, epochs_run = (fmean(result.over_seeds(name)) for name in ("best_epoch", "epochs_run"))
     if not not_measured([result.num_layers], diagnostics):
         train_loss = number(mean_interval(measured[0].train_losses), decimals=3)
         gap = number(mean_interval(gaps(result, diagnostics)), decimals=3)
@@ -123,6 +151,11 @@ def _diagnostics_row(result: DepthResult, diagnostics: Sequence[Diagnostics]) ->
         number(mean_interval(result.over_seeds("val_loss")), decimals=3),
         train_loss,
         gap,
-        f"{best_at_the_end(result)} of {plural(len(result.runs.seeds), 'seed')}",
-        number(mean_interval([float(epochs) for epochs in plateau_epochs(result)])),
+        f"{best_epoch:.1f} / {f'{epochs_run:.1f}'.removesuffix('.0')}",
+        f"{sum(run.stopped_early for run in result.runs.seeds)} of {len(result.runs.seeds)}",
     ]
+
+
+def _plateau(result: DepthResult) -> str:
+    lengths = plateau_epochs(result)
+    return f"{fmean(lengths):.1f} ({min(lengths)}–{max(lengths)})"

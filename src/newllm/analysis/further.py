@@ -4,9 +4,18 @@ import math
 from collections.abc import Sequence
 
 from newllm.analysis.context import FAR, Reach, loss_by_position, reaches
-from newllm.analysis.cost import mean_of_ways, petaflop_per_epoch, target, ways
+from newllm.analysis.cost import (
+    Effort,
+    embedding_share,
+    mean_effort,
+    petaflop_per_epoch,
+    startup_seconds,
+    target,
+    trainings,
+    ways,
+)
 from newllm.analysis.diagnosis import Diagnosis
-from newllm.analysis.markdown import at_depths, number, p_value, plural, table
+from newllm.analysis.markdown import at_depths, cell, number, p_value, plural, table
 from newllm.analysis.results import DepthResult
 from newllm.analysis.statistics import Estimate, mean_interval
 from newllm.analysis.summary import Comparison
@@ -14,39 +23,71 @@ from newllm.analysis.supplements import Supplements
 
 
 def cost_section(comparison: Comparison, supplements: Supplements) -> str:
-    """Epochs, seconds and operations of a training and of the way to the target, per depth."""
+    """Epochs, seconds, energy and operations of a training and of the way to the target, per depth."""
     goal = target(comparison)
-    header = ["layers", "best epoch", "epochs run", "seconds a seed", "PFLOP a seed", "seeds that reach it"]
-    header += ["epochs to it", "seconds to it", "PFLOP to it"]
-    rows = [_cost_row(result, goal, supplements) for result in comparison.results]
+    energy = any(row.joules is not None for result in comparison.results for row in result.curve)
+    units = ["s", *(["kJ"] if energy else []), "PFLOP"]
+    header = ["layers", "epochs run", "start-up, s", *(f"{unit} a seed" for unit in units)]
+    header += ["seeds that reach the target", *(f"{unit} to the target" for unit in ("epochs", *units))]
+    rows = [_cost_row(result, goal, supplements, energy) for result in comparison.results]
+    warning = []
+    if len(comparison.devices) > 1:
+        header.append("device")
+        rows = [[*row, cell(result.runs.device)] for row, result in zip(rows, comparison.results, strict=True)]
+        warning = [
+            "**The depths were trained on different devices**: their seconds "
+            f"{'and kJ ' if energy else ''}compare devices as much as depths. Epochs and PFLOP can be compared."
+        ]
+    text = [_target_text(comparison, goal), _units_text(comparison, supplements, energy)]
+    return "\n\n".join([*warning, *text, table(header, rows)])
+
+
+def _target_text(comparison: Comparison, goal: float) -> str:
     what = "the best complete run of the notebook" if comparison.matches_published_data else "the worst depth’s mean"
-    text = (
-        f"“It” is a validation perplexity of {goal:.2f}, {what}: up to the first epoch at whose end a seed has it, "
-        "means over the seeds that do. PFLOP are 10¹⁵ floating-point operations of the training steps, computed from "
-        "the sizes: 6 for each weight that a position meets in a product, padding included, validation not."
+    return (
+        f"The target is a validation perplexity of {goal:.2f}, {what}. A seed reaches it in the first epoch that ends "
+        "with no more; means are over the seeds that do."
     )
-    return f"{text}\n\n{table(header, rows)}"
 
 
-def _cost_row(result: DepthResult, goal: float, supplements: Supplements) -> list[str]:
+def _units_text(comparison: Comparison, supplements: Supplements, energy: bool) -> str:
+    shallowest = comparison.results[0]
+    share = embedding_share(shallowest, supplements.training_data)
+    with_table = (
+        f" (with {plural(shallowest.num_layers, 'layer')}, {100 * share:.0f} % of what the definition as written would "
+        "do)" if share is not None else ""
+    )  # fmt: skip
+    joules = "kJ are a seed’s share of the GPU’s energy, by its own counter." if energy else "Energy was not measured."
+    return (
+        f"Seconds{' and kJ' if energy else ''} are epochs times the seed’s median epoch. Start-up is what the training "
+        "took beyond that, mostly compilation and graph capture in the first epoch: the depth trained first pays for "
+        f"what all share. {joules} PFLOP are 10¹⁵ floating-point operations of the training steps, computed from the "
+        "sizes, not counted: 6 for each weight that a position meets in a product, of a trainer that skips no padding; "
+        "this one skips some. The embedding’s half of the first layer counts nothing, since it is computed once a step "
+        f"as a table{with_table}. Validation does not count."
+    )
+
+
+def _cost_row(result: DepthResult, goal: float, supplements: Supplements, energy: bool) -> list[str]:
     per_epoch = petaflop_per_epoch(result, supplements.training_data)
-    epochs_run = mean_interval(result.over_seeds("epochs_run")).mean
     found = ways(result, goal)
-    way = mean_of_ways(found)
-    to_it = ["–"] * 3 if way is None else [f"{way.epochs:.1f}", f"{way.seconds:,.1f}", _petaflop(per_epoch, way.epochs)]
     return [
         str(result.num_layers),
-        f"{mean_interval(result.over_seeds('best_epoch')).mean:.1f}",
-        f"{epochs_run:.1f}",
-        f"{mean_interval(result.over_seeds('train_seconds')).mean:,.1f}",
-        _petaflop(per_epoch, epochs_run),
-        f"{sum(one is not None for one in found)} of {len(found)}",
-        *to_it,
+        f"{mean_interval(result.over_seeds('epochs_run')).mean:.1f}",
+        f"{startup_seconds(result):,.1f}",
+        *_amounts(mean_effort(trainings(result)), per_epoch, energy)[1:],
+        f"{sum(way is not None for way in found)} of {len(found)}",
+        *_amounts(mean_effort(found), per_epoch, energy),
     ]
 
 
-def _petaflop(per_epoch: float | None, epochs: float) -> str:
-    return "not known" if per_epoch is None else f"{float(f'{per_epoch * epochs:.3g}'):,g}"
+def _amounts(effort: Effort | None, per_epoch: float | None, energy: bool) -> list[str]:
+    """Epochs, seconds, kJ where some are known, and PFLOP."""
+    if effort is None:
+        return ["–"] * (4 if energy else 3)
+    joules = "not known" if effort.joules is None else f"{effort.joules / 1000:,.2f}"
+    petaflop = "not known" if per_epoch is None else f"{per_epoch * effort.epochs:,.2f}"
+    return [f"{effort.epochs:.1f}", f"{effort.seconds:,.1f}", *([joules] if energy else []), petaflop]
 
 
 def unk_section(comparison: Comparison, supplements: Supplements) -> str:
@@ -59,11 +100,14 @@ def unk_section(comparison: Comparison, supplements: Supplements) -> str:
     ]
     with_unk = min(known, key=lambda pair: mean_interval(pair[0].over_seeds("val_ppl")).mean)[0].num_layers
     without = min(values, key=lambda depth: mean_interval(values[depth]).mean)
-    lowest = f"{without}, as with it" if with_unk == without else f"{without}, with it {with_unk}"
+    lowest = (
+        f"Depth {with_unk} is lowest with and without `<unk>`."
+        if with_unk == without
+        else f"Depth {with_unk} is lowest with `<unk>`, depth {without} without."
+    )
     text = (
-        "Validation perplexity at the best epoch over all targets, and over those that are not `<unk>`; predicting "
-        "`<unk>` for one of these counts as the error that it is. The depth of the lowest mean without `<unk>` is "
-        f"{lowest}."
+        "Validation perplexity at the best epoch over all targets, and over those that are not `<unk>`; probability "
+        f"given to `<unk>` there counts against the model. {lowest}"
     )
     return f"{text}\n\n{table(['layers', 'val PPL', 'val PPL without `<unk>`'], rows)}"
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from newllm.analysis.context import FAR, gain_by_position, loss_by_position
-from newllm.analysis.cost import mean_of_ways, petaflop_per_epoch, target, ways
+from newllm.analysis.cost import mean_effort, petaflop_per_epoch, target, ways
 from newllm.analysis.drawing import (
     MOST_LABELS,
     OURS,
@@ -28,7 +28,7 @@ def draw_cost(figure: Figure, comparison: Comparison, supplements: Supplements) 
     """Time of each seed to the target perplexity, with operations and the number of seeds that reach it."""
     goal = target(comparison)
     found = [ways(result, goal) for result in comparison.results]
-    means = [mean_of_ways(seeds) for seeds in found]
+    means = [mean_effort(seeds) for seeds in found]
     if not any(means):
         say_nothing_measured(figure, f"No seed reaches a validation perplexity of {goal:.2f}")
         return
@@ -55,8 +55,9 @@ def draw_cost(figure: Figure, comparison: Comparison, supplements: Supplements) 
     axes.set_ylabel(f"training time of one seed ({unit})")
     plain_numbers(axes, logarithmic=False)
     figure.suptitle(f"Time to a validation perplexity of {goal:.2f}", fontsize=14)
+    devices = "; on different devices" if len(comparison.devices) > 1 else ""
     axes.set_title(
-        "large dots: mean of the seeds that reach it; labels: operations, and how many seeds do", fontsize=12
+        f"large dots: mean of the seeds that reach it; labels: operations, how many do{devices}", fontsize=12
     )
 
 

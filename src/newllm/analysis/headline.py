@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from newllm.analysis.comparisons import PairComparison, against, not_distinguishable_from_best
-from newllm.analysis.cost import mean_of_ways, petaflop_per_epoch, target, ways
+from newllm.analysis.cost import Effort, mean_effort, petaflop_per_epoch, startup_seconds, target, trainings, ways
+from newllm.analysis.judging import Outcome
 from newllm.analysis.results import DepthResult
 from newllm.analysis.statistics import Estimate, deviation, mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
-from newllm.analysis.verdicts import Outcome, judge
+from newllm.analysis.verdicts import judge
 
 FIGURES = ("val_ppl", "test_ppl", "val_accuracy", "test_accuracy")
 
@@ -34,7 +35,7 @@ def headline(comparison: Comparison, supplements: Supplements) -> dict[str, Any]
         **_cost(comparison, studied, supplements),
         "baseline": _of(baseline, "val_ppl", "test_ppl"),
         "difference_from_baseline": difference,
-        "best": _of(best, "val_ppl", "test_ppl", "train_seconds"),
+        "best": _of(best, "val_ppl", "test_ppl"),
         "num_not_distinguishable_from_best": len(close),
         "not_distinguishable_from_best": close,
         "depths": _depths(comparison, supplements),
@@ -43,7 +44,7 @@ def headline(comparison: Comparison, supplements: Supplements) -> dict[str, Any]
         outcomes = [verdict.outcome for verdict in verdicts]
         summary["claims"] = {outcome.value: outcomes.count(outcome) for outcome in Outcome}
         summary["verdicts"] = [
-            {"claim": verdict.claim, "outcome": verdict.outcome.value, "numbers": verdict.numbers}
+            {"claim": verdict.claim, "outcome": verdict.outcome.value, "numbers": verdict.finding.deciding}
             for verdict in verdicts
         ]
     return summary
@@ -81,17 +82,21 @@ def _depth(
 
 
 def _cost(comparison: Comparison, result: DepthResult, supplements: Supplements) -> dict[str, float]:
-    """Seconds and PFLOP of a seed's training, and the way to the target: means over seeds, those that reach it."""
-    cost = {"train_seconds": _mean(result, "train_seconds")}
+    """What a seed's training takes without its start-up, and the way to the target, over the seeds that reach it."""
+    cost = _effort("train", mean_effort(trainings(result))) | {"startup_seconds": startup_seconds(result)}
     per_epoch = petaflop_per_epoch(result, supplements.training_data)
     if per_epoch is not None:
         cost["train_petaflop"] = per_epoch * _mean(result, "epochs_run")
     found = ways(result, target(comparison))
     cost["num_seeds_at_target"] = sum(way is not None for way in found)
-    way = mean_of_ways(found)
-    if way is not None:
-        cost["seconds_to_target"] = way.seconds
-    return cost
+    return cost | _effort("target", mean_effort(found))
+
+
+def _effort(name: str, effort: Effort | None) -> dict[str, float]:
+    if effort is None:
+        return {}
+    joules = {} if effort.joules is None else {f"{name}_joules": effort.joules}
+    return {f"{name}_epochs": effort.epochs, f"{name}_steady_seconds": effort.seconds, **joules}
 
 
 def _of(result: DepthResult, *names: str) -> dict[str, float]:

@@ -23,9 +23,7 @@ def cell(text: str) -> str:
 
 
 def number(estimate: Estimate, signed: bool = False, decimals: int = 2) -> str:
-    """Mean ± half-width with these decimals, or with as many (up to four) as give the half-width two digits."""
-    if estimate.half_width is not None and 1e-6 < estimate.half_width < 0.01:  # less is rounding alone
-        decimals = max(decimals, min(4, 1 - math.floor(math.log10(estimate.half_width))))
+    """Mean ± half-width with these decimals; means beyond a million with six digits."""
     form = f"{'+' if signed else ''}.{decimals}f" if abs(estimate.mean) < 1e6 else f"{'+' if signed else ''}.6g"
     text = format(estimate.mean, form).replace("-", "−")
     return text if estimate.half_width is None else f"{text} ± {format(estimate.half_width, form).lstrip('+')}"
@@ -38,20 +36,38 @@ def p_value(p: float | None) -> str:
     return "< 0.0001" if p < 1e-4 else f"= {float(f'{p:.2g}'):g}"
 
 
+def at_most(p_values: Iterable[float | None]) -> str:
+    """The largest of p-values as a bound: `≤ 0.013`, `< 0.0001`; `unknown` if one is missing or there are none."""
+    known = [math.inf if p is None else p for p in p_values]
+    largest = max(known, default=math.inf)
+    return p_value(None if largest == math.inf else largest).replace("=", "≤")
+
+
 def plural(amount: int, noun: str) -> str:
     """`1 seed`, `5 seeds`."""
     return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
 
 
-def listed(items: Sequence[object]) -> str:
+def listed(items: Sequence[object], word: str = "and") -> str:
     """`none`, `1`, `1 and 2`, `1, 2 and 3`."""
     *texts, last = map(str, items or ["none"])
-    return f"{', '.join(texts)} and {last}" if texts else last
+    return f"{', '.join(texts)} {word} {last}" if texts else last
 
 
-def at_depths(numbers: Sequence[int]) -> str:
-    """`at depth 4`, `at depths 4, 6 and 8`."""
-    return f"at depth{'' if len(numbers) == 1 else 's'} {listed(numbers)}"
+def ranged(depths: Sequence[int]) -> str:
+    """Ascending depths: `1 to 8` if none between is missing, else as `listed`."""
+    whole = len(depths) > 2 and list(depths) == list(range(depths[0], depths[-1] + 1))
+    return f"{depths[0]} to {depths[-1]}" if whole else listed(depths)
+
+
+def depths_in_words(depths: Sequence[int]) -> str:
+    """`depth 4`, `depths 1 and 4`, `depths 1 to 8`."""
+    return f"depth{'' if len(depths) == 1 else 's'} {ranged(depths)}"
+
+
+def at_depths(depths: Sequence[int]) -> str:
+    """`at depth 4`, `at depths 1 and 4`, `at depths 1 to 8`."""
+    return f"at {depths_in_words(depths)}"
 
 
 def percent(fractions: Sequence[float]) -> str:

@@ -1,152 +1,221 @@
-"""The report's first paragraph: how many layers, how sure, at what cost, and what of the notebook holds."""
+"""The report's first paragraphs: how many layers, how sure, at what cost, and what of the notebook holds."""
 
 from collections.abc import Iterable, Sequence
 
 from newllm.analysis.comparisons import against, not_distinguishable_from_best
-from newllm.analysis.cost import mean_of_ways, petaflop_per_epoch, target, ways
-from newllm.analysis.markdown import cell, listed, number, percent, plural
+from newllm.analysis.cost import (
+    Effort,
+    mean_effort,
+    petaflop_per_epoch,
+    seeds_side_by_side,
+    target,
+    trainings,
+    ways,
+)
+from newllm.analysis.judging import Outcome
+from newllm.analysis.markdown import at_most, cell, listed, number, p_value, plural, ranged
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import SIGNIFICANCE, Estimate, mean_interval
+from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
-from newllm.analysis.verdicts import Outcome, Verdict
+from newllm.analysis.verdicts import Verdict
 
 
 def opening(comparison: Comparison, supplements: Supplements, verdicts: Sequence[Verdict]) -> str:
-    """One paragraph; `verdicts` are empty where the notebook's claims are of something else."""
-    others = dict.fromkeys((comparison.baseline.num_layers, comparison.studied.num_layers))
-    sentences = [
+    """The answer, how the study differs from the specification, if it does, and the notebook's claims.
+
+    `verdicts` are empty where the claims are of something else.
+    """
+    answer = [
         _answer(comparison),
-        _certainty(comparison),
-        *(_other(comparison, depth) for depth in others if depth != comparison.best.num_layers),
+        *_certainty(comparison),
         _cost(comparison, supplements),
-        *([_notebook(verdicts)] if verdicts else []),
-        f"{_devices(comparison.results)}, precision {cell(comparison.studied.runs.precision)}, "
-        f"{plural(comparison.num_seeds, 'seed')} a depth, {_epochs(comparison.results)}.",
+        _target(comparison, supplements),
     ]
-    return " ".join(sentences)
+    return "\n\n".join([" ".join(answer), *_note(comparison), *([_notebook(comparison, verdicts)] if verdicts else [])])
 
 
 def _answer(comparison: Comparison) -> str:
-    best = comparison.best
+    best, cheapest = comparison.best, _cheapest(comparison)
+    of_seeds = "one seed" if comparison.num_seeds == 1 else f"mean of {comparison.num_seeds} seeds, 95 % interval"
+    of_seeds += f"; test {_ppl(best, 'test_ppl')}"
+    depths = ranged([result.num_layers for result in comparison.results])
     if len(comparison.results) == 1:
-        return f"With {_layers(best)}, the only depth here, New-LLM reaches {_figures(best)}."
-    roles = [
-        role for role, result in (("the baseline", comparison.baseline), ("under study", comparison.studied))
-        if result is best
-    ]  # fmt: skip
-    aside = f" ({listed(roles)})" if roles else ""
-    depths = _range([result.num_layers for result in comparison.results])
-    return f"**{_layers(best)}**{aside}: of the depths {depths} it has the lowest mean of {_figures(best)}."
-
-
-def _range(depths: Sequence[int]) -> str:
-    whole = len(depths) > 2 and list(depths) == list(range(depths[0], depths[-1] + 1))
-    return f"{depths[0]} to {depths[-1]}" if whole else listed(depths)
-
-
-def _figures(result: DepthResult) -> str:
-    val, test = (number(mean_interval(result.over_seeds(name))) for name in ("val_ppl", "test_ppl"))
-    return (
-        f"best validation perplexity, **{val}** (test {test}, validation accuracy "
-        f"{percent(result.over_seeds('val_accuracy'))})"
-    )
-
-
-def _certainty(comparison: Comparison) -> str:
+        return f"With {_layers(best)}, the only depth here, validation perplexity is **{_ppl(best)}** ({of_seeds})."
     if comparison.num_seeds == 1:
-        return "One seed gives no interval: any difference may be chance."
-    best = comparison.best.num_layers
-    close = [depth for depth in not_distinguishable_from_best(comparison) if depth != best]
-    family = against(comparison, comparison.best)
-    if not family:
-        return "There is nothing to compare it with."
-    if not close:
-        nearest = min((pair.difference for pair in family.values()), key=lambda difference: difference.mean)
         return (
-            f"Every other depth is shown to be worse (adjusted p < {SIGNIFICANCE:g}), the nearest by "
-            f"{number(nearest, signed=True)}."
+            f"One seed a depth gives no interval: any difference may be chance. Of depths {depths}, {_layers(best)} "
+            f"{_verb(best, 'have', 'has')} the lowest validation perplexity, **{_ppl(best)}** ({of_seeds})."
         )
-    rest = "; the others are shown to be worse" if len(close) < len(family) else ""
-    which = listed(close) if len(close) < len(family) else "any other depth"
-    text = f"These seeds do not tell it from {which} (adjusted p at least {SIGNIFICANCE:g}){rest}."
-    if min(close) < best:
-        text += f" The shallowest that may be as good has {_layers_of(min(close))}."
-    return text
-
-
-def _other(comparison: Comparison, depth: int) -> str:
-    result = next(result for result in comparison.results if result.num_layers == depth)
-    roles = [
-        role for role, one in (("the baseline", comparison.baseline), ("the depth under study", comparison.studied))
-        if one is result
-    ]  # fmt: skip
-    values = [one.over_seeds("val_ppl") for one in (result, comparison.best)]
-    pair = against(comparison, comparison.best)[depth]
-    difference = pair.difference if len(values[0]) > 1 else Estimate(pair.difference.mean, None)
-    verdict = "shown to be worse" if pair.above else "not to be told from it"
-    verdict = "higher" if comparison.num_seeds == 1 else verdict
+    close = not_distinguishable_from_best(comparison)
+    names = f"**{listed(close, 'or')} layer{'' if close == [1] else 's'}**"
+    text = f"{names} {'gives' if close == [1] else 'give'} the lowest validation perplexity of depths {depths}"
+    if len(close) == 1:
+        return f"{text}: **{_ppl(best)}** ({of_seeds})."
+    family = against(comparison, best)
+    p = p_value(min(family[depth].adjusted_p or 0.0 for depth in close if depth != best.num_layers)).replace("=", "≥")
+    them = "them apart" if len(close) == 2 else f"the others from {best.num_layers}"
+    text += f": these seeds cannot tell {them} (Holm-corrected p {p})."
+    cheap = "cheaper" if len(close) == 2 else "cheapest"
+    if cheapest is best:
+        return f"{text} {_layers(best)} {_verb(best, 'are', 'is')} the {cheap}, at **{_ppl(best)}** ({of_seeds})."
     return (
-        f"With {_layers(result)}, {listed(roles)}, it is {number(mean_interval(values[0]))} "
-        f"({number(difference, signed=True)} from the best, {verdict}; test "
-        f"{number(mean_interval(result.over_seeds('test_ppl')))})."
+        f"{text} {_layers(cheapest)} {_verb(cheapest, 'are', 'is')} the {cheap}, at **{_ppl(cheapest)}** (test "
+        f"{_ppl(cheapest, 'test_ppl')}); the lowest mean is **{_ppl(best)}** with {best.num_layers} ({of_seeds})."
     )
+
+
+def _certainty(comparison: Comparison) -> Iterable[str]:
+    best, baseline, studied = (one.num_layers for one in (comparison.best, comparison.baseline, comparison.studied))
+    worse = {depth: pair for depth, pair in against(comparison, comparison.best).items() if pair.above}
+    if not worse:
+        return
+    closest = min(worse, key=lambda depth: worse[depth].difference.mean)
+    names = {depth: plural(depth, "layer") for depth in dict.fromkeys((closest, baseline, studied)) if depth in worse}
+    if baseline in names:
+        names[baseline] = f"the baseline of {baseline}"
+    names[closest] = f"the closest, {names[closest]},"
+    parts = [f"{name} by {number(worse[depth].difference)}" for depth, name in names.items()]
+    than = "" if len(worse) == len(comparison.results) - 1 else f" than {best}"
+    p = at_most(pair.adjusted_p for pair in worse.values())
+    yield f"Every other depth is worse{than} (Holm-corrected p {p}): {', '.join(parts)}."
 
 
 def _cost(comparison: Comparison, supplements: Supplements) -> str:
-    best, baseline = comparison.best, comparison.baseline
-    seconds = mean_interval(best.over_seeds("train_seconds")).mean
-    text = f"Training takes {seconds:,.0f} s a seed with {_layers(best)} ({best.metrics.num_params:,} parameters"
-    per_epoch = petaflop_per_epoch(best, supplements.training_data)
-    if per_epoch is not None:
-        text += f", {per_epoch * mean_interval(best.over_seeds('epochs_run')).mean:.3g} PFLOP"
-    text += ")"
-    if best is not baseline:
-        text += f", {mean_interval(baseline.over_seeds('train_seconds')).mean:,.0f} s with {baseline.num_layers}"
+    def amounts(result: DepthResult) -> str:
+        per_epoch = petaflop_per_epoch(result, supplements.training_data)
+        return listed(_amounts(comparison, mean_effort(trainings(result)), per_epoch) or ["an unknown amount"])
+
+    own, baseline = _cheapest(comparison), comparison.baseline
+    beside = f" ({_layers(baseline)}: {amounts(baseline)})" if baseline is not own else ""
+    text = f"seed of {_layers(own)} takes {amounts(own)}{beside}"
+    if len(comparison.devices) == 1:
+        return f"{_where(comparison)}, a {text}."
+    return f"A {text}; seconds are not compared, since the depths were trained on different devices."
+
+
+def _where(comparison: Comparison) -> str:
+    device = f"on {cell(comparison.devices[0])}"
+    together = sorted({seeds_side_by_side(result) for result in comparison.results})
+    if comparison.num_seeds == 1:
+        return f"Trained {device}"
+    if together == [1]:
+        return f"With one seed after another {device}"
+    seeds = " to ".join(map(str, dict.fromkeys((together[0], together[-1]))))
+    return f"With {seeds} seeds trained side by side {device}"
+
+
+def _amounts(comparison: Comparison, effort: Effort | None, per_epoch: float | None) -> list[str]:
+    """Seconds and energy, where they can be compared between depths, and operations."""
+    if effort is None:
+        return []
+    amounts = []
+    if len(comparison.devices) == 1:
+        amounts = [f"{_rounded(effort.seconds)} s"]
+        amounts += [] if effort.joules is None else [f"{_rounded(effort.joules / 1000)} kJ"]
+    return amounts + ([] if per_epoch is None else [f"{_rounded(per_epoch * effort.epochs)} PFLOP"])
+
+
+def _target(comparison: Comparison, supplements: Supplements) -> str:
     goal = target(comparison)
-    found = ways(best, goal)
-    way = mean_of_ways(found)
-    if way is None:
-        return f"{text}; no seed of it reaches a perplexity of {goal:.2f}."
-    reached = sum(one is not None for one in found)
-    who = "every seed" if reached == len(found) else f"{reached} of {len(found)} seeds"
-    return f"{text}; a perplexity of {goal:.2f} is reached by {who}, after {way.seconds:,.0f} s on average."
+    what = "the notebook’s best complete run" if comparison.matches_published_data else "the mean of the worst depth"
+    found = {result.num_layers: ways(result, goal) for result in comparison.results}
+    means = {depth: effort for depth, seeds in found.items() if (effort := mean_effort(seeds))}
+    if not means:
+        return f"No seed reaches perplexity {goal:.2f}, {what}."
+    per_epoch = {r.num_layers: petaflop_per_epoch(r, supplements.training_data) for r in comparison.results}
+
+    def rank(depth: int) -> tuple[int, float]:
+        """Most seeds first, then by the cost that can be compared."""
+        if len(comparison.devices) == 1:
+            return found[depth].count(None), means[depth].seconds
+        return found[depth].count(None), means[depth].epochs * (per_epoch[depth] or 1.0)
+
+    def way(depth: int) -> str:
+        late = sum(one is not None for one in found[depth])
+        some = "" if late == len(found[depth]) else f" ({late} of {len(found[depth])} seeds)"
+        epochs = f"{means[depth].epochs:.0f} epochs"
+        costs = _amounts(comparison, means[depth], per_epoch[depth])[:1]
+        return f"by {plural(depth, 'layer')}{some} after {listed([epochs, *costs])}"
+
+    own, easiest = _cheapest(comparison).num_layers, min(means, key=rank)
+    parts = [way(own)] if own in means and own != easiest else []
+    if len(found) > 1:
+        parts.append(f"most cheaply {way(easiest)}")
+    else:
+        parts = [way(easiest)]
+    never = [depth for depth in found if depth not in means]
+    if never:
+        parts.append(f"never by {ranged(never)}")
+    return f"Perplexity {goal:.2f}, {what}, is reached {_sequence(parts)}."
 
 
-def _notebook(verdicts: Sequence[Verdict]) -> str:
-    def claims(outcome: Outcome) -> list[str]:
-        return [f"“{verdict.claim}”" for verdict in verdicts if verdict.outcome is outcome]
+def _note(comparison: Comparison) -> Iterable[str]:
+    deviations = [*comparison.data_deviations, *comparison.training_deviations]
+    if not deviations:
+        return
+    note = f"> **This is not the full study.** It differs from the specification: {cell('; '.join(deviations))}."
+    if comparison.data_deviations:
+        note += (
+            " The text or the prediction task is not that of the notebook, so its published points are left out: "
+            "perplexities of different tasks cannot be compared."
+        )
+    else:
+        note += " Its figures are not those that the published points would be tested with."
+    yield note
 
-    parts = [
-        (Outcome.SUPPORTED, "The notebook was right that"),
-        (Outcome.REFUTED, "It was wrong that"),
-        (Outcome.UNDECIDED, "Undecided:"),
-    ]
-    found = [(words, claims(outcome)) for outcome, words in parts]
-    right, wrong = found[0][1], found[1][1]
-    sentences = [f"{words} {'; '.join(texts)}." for words, texts in found if texts]
-    if not right and wrong:
-        sentences[0] = sentences[0].replace("It was", "The notebook was")
-    elif not right:
-        sentences[0] = "Of the notebook’s claims none is decided: " + "; ".join(found[2][1]) + "."
+
+def _notebook(comparison: Comparison, verdicts: Sequence[Verdict]) -> str:
+    """What holds and what does not; in another setting than the study's only what would."""
+    reduced = bool(comparison.training_deviations)
+    right, wrong, open_ = (
+        _claims([verdict for verdict in verdicts if verdict.outcome is outcome], word)
+        for outcome, word in ((Outcome.SUPPORTED, "that"), (Outcome.REFUTED, "that"), (Outcome.UNDECIDED, "whether"))
+    )
+    sentences = []
+    who = "In this setting the notebook would be" if reduced else "The notebook was"
+    if right:
+        sentences.append(f"{who} right {right}.")
+        who = "It would be" if reduced else "It was"
+    if wrong:
+        sentences.append(f"{who} wrong {wrong}.")
+    if open_:
+        sentences.append(f"Undecided: {open_}." if sentences else f"None of the notebook’s claims is decided: {open_}.")
     return " ".join(sentences)
 
 
+def _claims(verdicts: Sequence[Verdict], word: str) -> str:
+    """Claims with why in brackets, those of the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        reasons.setdefault(verdict.finding.short, []).append(f"{word} {verdict.claim}")
+    return _sequence([f"{listed(claims)} ({reason})" for reason, claims in reasons.items()])
+
+
+def _cheapest(comparison: Comparison) -> DepthResult:
+    """The shallowest of the depths that may be best; with one seed, which shows nothing, the best."""
+    if comparison.num_seeds == 1:
+        return comparison.best
+    shallowest = not_distinguishable_from_best(comparison)[0]
+    return next(result for result in comparison.results if result.num_layers == shallowest)
+
+
+def _sequence(parts: Sequence[str]) -> str:
+    """As `listed`, with a comma before the last of clauses; empty for none."""
+    return ", and ".join([*([", ".join(parts[:-1])] if len(parts) > 1 else []), *parts[-1:]])
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _ppl(result: DepthResult, name: str = "val_ppl") -> str:
+    return number(mean_interval(result.over_seeds(name)))
+
+
 def _layers(result: DepthResult) -> str:
-    return _layers_of(result.num_layers)
+    return plural(result.num_layers, "layer")
 
 
-def _layers_of(num_layers: int) -> str:
-    return plural(num_layers, "layer")
-
-
-def _devices(results: Iterable[DepthResult]) -> str:
-    return "Trained on " + " and ".join(sorted({cell(result.runs.device) for result in results}))
-
-
-def _epochs(results: Iterable[DepthResult]) -> str:
-    runs = [run for result in results for run in result.runs.seeds]
-    fewest, most = min(run.epochs_run for run in runs), max(run.epochs_run for run in runs)
-    stopped = sum(run.stopped_early for run in runs)
-    text = plural(most, "epoch") if fewest == most else f"{fewest} to {most} epochs"
-    return f"{text} ({stopped} of {len(runs)} runs stopped early)" if stopped else text
+def _verb(result: DepthResult, several: str, one: str) -> str:
+    return one if result.num_layers == 1 else several

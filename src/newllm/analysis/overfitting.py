@@ -109,11 +109,6 @@ def plateau_epochs(result: DepthResult) -> list[int]:
     return lengths
 
 
-def best_at_the_end(result: DepthResult) -> int:
-    """Number of seeds whose best epoch is their last: their validation loss was still falling."""
-    return sum(run.best_epoch == run.epochs_run for run in result.runs.seeds)
-
-
 def not_measured(depths: Sequence[int], diagnostics: Sequence[Diagnostics]) -> list[int]:
     """Those of the depths that no diagnostics are of."""
     measured = {entry.num_layers for entry in diagnostics}

@@ -17,7 +17,7 @@ Count = Annotated[int, Field(ge=1, le=10**15)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Text = Annotated[str, Field(min_length=1)]
 
-LOSS_TOLERANCE = 0.01
+LOSS_TOLERANCE = 0.001
 """Nats between two stages' losses of the same weights; rounding makes some 1e-4."""
 
 

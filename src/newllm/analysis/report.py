@@ -1,45 +1,28 @@
 """The report in Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from newllm.analysis.experiments import ablations_section, grown_section
 from newllm.analysis.findings import comparisons_section, diagnostics_section, verdicts_section
 from newllm.analysis.further import context_section, cost_section, samples_section, unk_section
-from newllm.analysis.markdown import cell, number, percent, table
+from newllm.analysis.markdown import cell, number, percent, plural, table
+from newllm.analysis.method import limits_section, method_section
 from newllm.analysis.opening import opening
-from newllm.analysis.published import POINTS, SOURCE, TRAJECTORY, TRAJECTORY_NUM_LAYERS
+from newllm.analysis.published import (
+    POINTS,
+    SMALLEST_DIFFERENCE,
+    SOURCE,
+    TRAJECTORY,
+    TRAJECTORY_NUM_LAYERS,
+    PublishedPoint,
+)
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import deviation, mean_interval
+from newllm.analysis.statistics import deviation, difference_interval, mean_interval, prediction_interval
 from newllm.analysis.summary import Comparison, learning_curves
 from newllm.analysis.supplements import Supplements
-from newllm.analysis.verdicts import judge
+from newllm.analysis.verdicts import Verdict, judge
 
 NOTHING = Supplements()
-
-METHOD = """\
-- Perplexity is exp(loss); loss and accuracy are summed over all non-padding targets of a split and divided by their \
-number, without dropout.
-- A seed's figures are those of its best epoch, the one of lowest validation loss. The test split chooses nothing: \
-neither the epoch nor the best depth.
-- `mean ± h` is a mean over seeds with the 95 % interval of Student's t distribution, h = t(0.975, n − 1) · s / √n \
-with s the sample standard deviation.
-- Differences between depths have Welch's 95 % interval for unequal variances, the seeds of two depths counting as \
-independent. The intervals are of one comparison each, not corrected for the number of depths.
-- Tests between depths are Welch’s, two-sided, of validation perplexity. Their p-values are corrected by Holm’s method \
-within a column: all depths against the baseline are one family, all depths against the best another.
-- A point of a learning curve is the mean of the perplexities of the seeds that trained in that epoch; where a line is \
-dotted, some seeds had already stopped.
-- Seconds a seed: a seed's share of the wall time of the seeds that were trained side by side, validation included."""
-
-LIMITS = """\
-- Intervals cover what initialisation, shuffling and dropout vary: not another text, another split of it, or other \
-settings of the training.
-- The best depth is chosen by the very figures that it is shown with: its lead is flattered, and the others look a \
-little worse beside it than they are.
-- All depths share one learning rate and one schedule. A depth that is worse here may be as good with its own.
-- Not distinguishable does not mean equal: few seeds see only large differences.
-- The validation figure of a seed is the lowest of all its epochs, and so a little lower than one epoch’s would be.
-- Seconds are of the hardware named below, with the seeds side by side; operations are computed, not counted."""
 
 
 def write_report(comparison: Comparison, pictures: str = "../plots", supplements: Supplements = NOTHING) -> str:
@@ -58,13 +41,13 @@ def write_report(comparison: Comparison, pictures: str = "../plots", supplements
     parts = [
         "# How many layers should New-LLM have?",
         opening(comparison, supplements, verdicts),
-        *_notes(comparison),
         "## Depths",
         depth_table(comparison),
         picture("perplexity_by_depth.png", "Validation perplexity by depth"),
         "## Tests between depths",
         comparisons_section(comparison),
-        *(_claims(comparison, supplements) if verdicts else []),
+        *(_claims(comparison, verdicts) if verdicts else []),
+        *(_fit(comparison, supplements) if verdicts or supplements.diagnoses else []),
         "## Cost",
         cost_section(comparison, supplements),
         picture("training_time.png", "Training time by depth"),
@@ -86,60 +69,53 @@ def write_report(comparison: Comparison, pictures: str = "../plots", supplements
         picture("perplexity_by_parameters.png", "Validation perplexity by number of parameters"),
         picture("learning_curves.png", "Learning curves: validation perplexity by epoch"),
         "## Method",
-        METHOD,
+        method_section(comparison),
         "## Limits",
-        LIMITS,
+        limits_section(comparison, supplements),
         "## Provenance",
         _provenance(comparison.results),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _claims(comparison: Comparison, supplements: Supplements) -> Iterable[str]:
+def _claims(comparison: Comparison, verdicts: Sequence[Verdict]) -> Iterable[str]:
     yield "## The notebook’s claims"
     if comparison.training_deviations:
         yield (
             "The claims are about the full study. What is judged here is the setting named at the top, which differs: "
             "these verdicts are not verdicts on the notebook."
         )
-    yield verdicts_section(judge(comparison, supplements.overfitting))
+    yield verdicts_section(verdicts)
+
+
+def _fit(comparison: Comparison, supplements: Supplements) -> Iterable[str]:
     yield "## Fit and overfitting"
     yield diagnostics_section(comparison, supplements.overfitting)
 
 
-def _notes(comparison: Comparison) -> Iterable[str]:
-    deviations = [*comparison.data_deviations, *comparison.training_deviations]
-    if not deviations:
-        return
-    note = f"> **This is not the full study.** It differs from the specification: {cell('; '.join(deviations))}."
-    if comparison.data_deviations:
-        note += (
-            " The text or the prediction task is not that of the notebook, so its published points are left out: "
-            "perplexities of different tasks cannot be compared."
-        )
-    else:
-        note += " Its figures are not those that the published points would be tested with."
-    yield note
-
-
 def depth_table(comparison: Comparison) -> str:
     """Each depth's figures at the best epoch: means with intervals, and standard deviations s."""
-    header = ["layers", "parameters", "val PPL", "s", "test PPL", "s", "val accuracy", "s", "test accuracy"]
-    return table(header, [_depth_row(result) for result in comparison.results])
+    names = ("val_ppl", "test_ppl", "val_accuracy", "test_accuracy")
+    header = ["layers", "parameters", "val PPL", "s", "test PPL", "s", "val accuracy, %", "s", "test accuracy, %", "s"]
+    rows = [
+        [
+            str(result.num_layers),
+            f"{result.metrics.num_params:,}",
+            *(text for name in names for text in _figure(name, result.over_seeds(name))),
+        ]
+        for result in comparison.results
+    ]
+    caption = "Best validation perplexity, and test perplexity and accuracies at that epoch"
+    if comparison.num_seeds > 1:
+        caption += ": mean ± 95 % interval over seeds; s: standard deviation"
+    return f"{caption}.\n\n{table(header, rows)}"
 
 
-def _depth_row(result: DepthResult) -> list[str]:
-    cells = [str(result.num_layers), f"{result.metrics.num_params:,}"]
-    for name in ("val_ppl", "test_ppl"):
-        cells += [number(mean_interval(result.over_seeds(name))), _deviation(result.over_seeds(name))]
-    accuracies = result.over_seeds("val_accuracy")
-    cells += [percent(accuracies), _deviation([100 * accuracy for accuracy in accuracies], " %")]
-    return [*cells, percent(result.over_seeds("test_accuracy"))]
-
-
-def _deviation(values: Sequence[float], unit: str = "") -> str:
-    found = deviation(values)
-    return "–" if found is None else f"{found:.2g}{unit}"
+def _figure(name: str, values: Sequence[float]) -> tuple[str, str]:
+    """Mean with interval, and s; accuracies in percent."""
+    amounts = [100 * value for value in values] if name.endswith("accuracy") else values
+    spread = deviation(amounts)
+    return number(mean_interval(amounts)), "–" if spread is None else f"{spread:.3f}"
 
 
 def _published(comparison: Comparison) -> Iterable[str]:
@@ -149,14 +125,50 @@ def _published(comparison: Comparison) -> Iterable[str]:
         result = ours.get(point.num_layers)
         val_ppl = number(mean_interval(result.over_seeds("val_ppl"))) if result else "not in this report"
         accuracy = percent(result.over_seeds("val_accuracy")) if result else "–"
-        published = [f"{point.val_ppl:.2f}", accuracy, f"{100 * point.val_accuracy:.1f} %", point.state]
+        given = _one_more_seed(result, point) if result else "–"
+        published = [f"{point.val_ppl:.2f}", given, accuracy, f"{100 * point.val_accuracy:.1f} %", point.state]
         rows.append([str(point.num_layers), val_ppl, *published])
-    header = ["layers", "val PPL", "published", "val accuracy", "published", "state of the published run"]
+    header = ["layers", "val PPL", "published", "would one more seed give it?"]
+    header += ["val accuracy", "published", "state of the published run"]
     yield "## Beside the published points"
     yield f"Published: {SOURCE}; one run each, no interval."
     yield table(header, rows)
+    yield from _outside(comparison, ours)
     if TRAJECTORY_NUM_LAYERS in ours:
         yield _trajectory(ours[TRAJECTORY_NUM_LAYERS])
+
+
+def _one_more_seed(result: DepthResult, point: PublishedPoint) -> str:
+    interval = prediction_interval(result.over_seeds("val_ppl"))
+    if interval.half_width is None:
+        return "unknown"
+    inside = abs(point.val_ppl - interval.mean) <= interval.half_width
+    return f"{'yes' if inside else 'no'} ({interval.low:.2f} to {interval.high:.2f})"
+
+
+def _outside(comparison: Comparison, ours: Mapping[int, DepthResult]) -> Iterable[str]:
+    """Which published values one more seed would not give, and what the notebook's comparisons with depth 6 suffer."""
+    if comparison.num_seeds == 1:
+        return
+    parts = []
+    for point in POINTS:
+        if point.num_layers in ours:
+            interval = prediction_interval(ours[point.num_layers].over_seeds("val_ppl"))
+            distance = point.val_ppl - interval.mean
+            if abs(distance) > (interval.half_width or 0.0):
+                side = f"{abs(distance):.2f} {'above' if distance > 0 else 'below'} our mean"
+                parts.append(f"{plural(point.num_layers, 'layer')}, {point.val_ppl:.2f} ({side}; {point.state})")
+    text = "Each published value is one that one more seed may give, within its 95 % range."
+    if parts:
+        text = f"Outside the 95 % range of one more seed: {'; '.join(parts)}."
+    if {5, 6} <= ours.keys():
+        values = {depth: ours[depth].over_seeds("val_ppl") for depth in (5, 6)}
+        here = number(difference_interval(values[6], values[5]), signed=True)
+        text += (
+            " The notebook compares every depth with 6 layers: its 6 are worse than its 5 by "
+            f"{SMALLEST_DIFFERENCE:.2f}, ours by {here}."
+        )
+    yield text
 
 
 def _trajectory(result: DepthResult) -> str:

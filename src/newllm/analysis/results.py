@@ -38,6 +38,8 @@ CURVE_COLUMNS = (
     "loss_scale",
     "seconds",
 )
+ENERGY_COLUMN = "joules"
+"""A last column that curves of earlier trainings lack; empty where the device did not tell."""
 
 
 class LayerMetrics(Record):
@@ -152,6 +154,7 @@ class CurveRow(BaseModel):
     val_ppl: Perplexity
     val_accuracy: Fraction
     seconds: Amount
+    joules: Amount | None = None
 
 
 @dataclass(frozen=True)
@@ -237,14 +240,18 @@ def load_curve(path: Path, depth: int, remedy: str) -> list[CurveRow]:
         raise problem(path, "no such file", remedy) from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise problem(path, f"not valid CSV ({error})", remedy) from None
-    if not rows or tuple(rows[0]) != CURVE_COLUMNS:
-        found = ",".join(rows[0])[:200] if rows else "nothing"
+    columns = tuple(rows[0]) if rows else ()
+    if columns not in (CURVE_COLUMNS, (*CURVE_COLUMNS, ENERGY_COLUMN)):
+        found = ",".join(columns)[:200] or "nothing"
         raise problem(path, f"found the header {found!r}, expected {','.join(CURVE_COLUMNS)}", remedy)
     curve = []
     for number, cells in enumerate(rows[1:], start=2):
-        if len(cells) != len(CURVE_COLUMNS):
-            raise problem(path, f"row {number} has {len(cells)} cells, expected {len(CURVE_COLUMNS)}", remedy)
-        row = validate(CurveRow, dict(zip(CURVE_COLUMNS, cells, strict=True)), path, remedy, f"row {number}: ")
+        if len(cells) != len(columns):
+            raise problem(path, f"row {number} has {len(cells)} cells, expected {len(columns)}", remedy)
+        values = dict(zip(columns, cells, strict=True))
+        if values.get(ENERGY_COLUMN) == "":
+            del values[ENERGY_COLUMN]
+        row = validate(CurveRow, values, path, remedy, f"row {number}: ")
         if row.num_layers != depth:
             raise problem(path, f"row {number}: found num_layers {row.num_layers}, expected {depth}", remedy)
         curve.append(row)

@@ -47,6 +47,14 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     return Estimate(float(np.mean(values)), _quantile(len(values) - 1) * math.sqrt(_squared_error(values)))
 
 
+def prediction_interval(values: Sequence[float]) -> Estimate:
+    """The mean, and how far from it one more value falls in 95 % of cases: t(0.975, n - 1) · s · √(1 + 1/n)."""
+    spread = deviation(values)
+    if spread is None:
+        return Estimate(values[0], None)
+    return Estimate(float(np.mean(values)), _quantile(len(values) - 1) * spread * math.sqrt(1 + 1 / len(values)))
+
+
 def deviation(values: Sequence[float]) -> float | None:
     """The sample standard deviation s; None for one value."""
     return None if len(values) == 1 else float(np.std(values, ddof=1))

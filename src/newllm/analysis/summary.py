@@ -6,7 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_SWITCHES, STUDY_TRAINING
+from newllm.analysis.published import (
+    STUDY_DATA,
+    STUDY_DEPTHS,
+    STUDY_NUM_SEEDS,
+    STUDY_SWITCHES,
+    STUDY_TRAINING,
+)
 from newllm.analysis.results import CurveRow, DepthResult
 from newllm.analysis.statistics import Estimate, difference_interval, mean_interval
 from newllm.errors import UserError
@@ -23,6 +29,7 @@ class Comparison:
         data_deviations: in words, how text or prediction task differ from the specification; if they do, the
             published points are of something else.
         training_deviations: in words, how model, training, seeds or depths differ from the specification.
+        parameters: dotted name → value, of all that the specification prescribes; “not recorded” where it is not known.
     """
 
     results: tuple[DepthResult, ...]
@@ -30,6 +37,7 @@ class Comparison:
     baseline: DepthResult
     data_deviations: tuple[str, ...]
     training_deviations: tuple[str, ...]
+    parameters: Mapping[str, Any]
 
     @property
     def best(self) -> DepthResult:
@@ -40,6 +48,11 @@ class Comparison:
     def num_seeds(self) -> int:
         """Seeds a depth, the same for all."""
         return len(self.studied.runs.seeds)
+
+    @property
+    def devices(self) -> list[str]:
+        """What the depths were trained on; seconds and energy can only be compared where that is one kind."""
+        return sorted({result.runs.device for result in self.results})
 
     @property
     def matches_published_data(self) -> bool:
@@ -70,10 +83,15 @@ def compare(
     studied = _find(results, num_layers, "model.num_layers")
     baseline = _find(results, baseline_num_layers, "study.baseline_num_layers")
     recorded = studied.runs.parameters
-    data_deviations = _deviations(STUDY_DATA, recorded, {f"data.{name}": v for name, v in data_parameters.items()})
-    off = {name: value for name, (_, value) in STUDY_SWITCHES.items()}
-    training_deviations = _deviations(STUDY_TRAINING | STUDY_SWITCHES, recorded, off) + _coverage(results)
-    return Comparison(tuple(results), studied, baseline, tuple(data_deviations), tuple(training_deviations))
+    otherwise = {f"data.{name}": value for name, value in data_parameters.items()}
+    otherwise |= {name: off for name, (_, off) in STUDY_SWITCHES.items()}
+    parameters = {
+        name: recorded.get(name, recorded.get(name.rpartition(".")[2], otherwise.get(name, "not recorded")))
+        for name in STUDY_DATA | STUDY_TRAINING | STUDY_SWITCHES
+    }
+    data_deviations = _deviations(STUDY_DATA, parameters)
+    training_deviations = _deviations(STUDY_TRAINING | STUDY_SWITCHES, parameters) + _coverage(results, parameters)
+    return Comparison(tuple(results), studied, baseline, tuple(data_deviations), tuple(training_deviations), parameters)
 
 
 def learning_curves(results: Iterable[DepthResult]) -> list[dict[str, float]]:
@@ -108,7 +126,6 @@ def perplexity_by_depth(results: Iterable[DepthResult]) -> list[dict[str, float 
                 "test_ppl_low": test_ppl.low,
                 "test_ppl_high": test_ppl.high,
                 "val_accuracy": mean_interval(result.over_seeds("val_accuracy")).mean,
-                "train_seconds": mean_interval(result.over_seeds("train_seconds")).mean,
             }
         )
     return rows
@@ -126,20 +143,23 @@ def _find(results: Sequence[DepthResult], depth: int, parameter: str) -> DepthRe
     )
 
 
-def _deviations(
-    study: Mapping[str, tuple[str, object]], recorded: Mapping[str, Any], otherwise: Mapping[str, Any]
-) -> list[str]:
-    deviations = []
-    for name, (words, prescribed) in study.items():
-        name_alone = name.rpartition(".")[2]
-        found = recorded.get(name, recorded.get(name_alone, otherwise.get(name, "not recorded")))
-        if found != prescribed:
-            deviations.append(f"{words} {found} instead of {prescribed}")
-    return deviations
+def _deviations(study: Mapping[str, tuple[str, object]], parameters: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{words} {parameters[name]} instead of {prescribed}"
+        for name, (words, prescribed) in study.items()
+        if parameters[name] != prescribed
+    ]
 
 
-def _coverage(results: Sequence[DepthResult]) -> list[str]:
+def _coverage(results: Sequence[DepthResult], parameters: Mapping[str, Any]) -> list[str]:
+    """What the results lack: seeds, depths, and epochs that were asked for and did not run."""
     deviations = []
+    epochs = parameters["train.epochs"]
+    runs = [run for result in results for run in result.runs.seeds]
+    short = [run.epochs_run for run in runs if not run.stopped_early and run.epochs_run != epochs]
+    if short and isinstance(epochs, int):
+        found = f"{len(short)} of {len(runs)} runs ended after {min(short)} epochs or later"
+        deviations.append(f"{found} instead of {epochs}, without an early stop")
     num_seeds = len(results[0].runs.seeds)
     if num_seeds < STUDY_NUM_SEEDS:
         deviations.append(f"{num_seeds} {'seed' if num_seeds == 1 else 'seeds'} instead of {STUDY_NUM_SEEDS}")

@@ -13,7 +13,7 @@ from newllm.files import check_sha256
 from newllm.model.definition import Parameters
 from newllm.training.checkpoint import TrainingRecord, load
 
-TOLERANCE = 0.01  # nats between training's validation loss and the same weights' later; rounding makes some 1e-4
+TOLERANCE = 0.001  # nats between training's validation loss and the same weights' later; rounding makes some 1e-4
 
 
 def load_trained(folder: Path, num_layers: int, config: Config) -> tuple[Parameters, TrainingRecord]:
