@@ -68,7 +68,10 @@ def linear(
     if dropout is not None:
         drawn, place = dropout
         layer, position = divmod(place, drawn.masks[0].shape[1])
-        out.mul_(drawn.masks[layer][:, position, : out.shape[1]]).mul_(drawn.scale)
+        mask = drawn.masks[layer][:, position, : out.shape[1]]
+        # 1 and 0 times the bits of a number are the number and 0; a number of another type is converted first, slowly
+        (out.view(mask.dtype) if out.itemsize == mask.itemsize else out).mul_(mask)
+        out.mul_(drawn.scale)
     if residual is not None:
         torch.add(residual[0], out, out=residual[1])
     if unmasked is not None:
