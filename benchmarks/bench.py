@@ -8,6 +8,7 @@ import argparse
 import datetime
 import gc
 import os
+import platform
 import re
 import statistics
 import subprocess
@@ -88,6 +89,7 @@ def main() -> None:
     name = re.sub(r"[^a-z0-9]+", "-", describe(device).lower().removeprefix("nvidia ")).strip("-")
     about = {
         "device": describe(device),
+        "processor": processor(),
         "torch_version": torch.__version__,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "git_commit": commit,
@@ -183,6 +185,17 @@ def start_up_in_a_fresh_process() -> float:
         environment = os.environ | {"TRITON_CACHE_DIR": folder}
         done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)  # noqa: S603
     return float(done.stdout.split()[-1])
+
+
+def processor() -> str:
+    """The host's processor as it names itself, and its instructions for products in bf16."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    about = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    fast = [name for name in ("avx512_bf16", "amx_bf16", "bf16") if name in about.get("flags", "").split()]
+    return f"{about.get('model name', platform.processor())}, bf16 by {' and '.join(fast) or 'conversion'}"
 
 
 def measure(case: cases.Case, batch: int, device: torch.device, rate: float) -> dict[str, Any]:

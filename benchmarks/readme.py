@@ -19,7 +19,8 @@ CASES = {
 def main() -> None:
     """Replaces what stands between the marks."""
     results = read_json(RESULTS / "h200.json", "make bench")
-    for path, section in ((README, table(results)), (NOTES, scaling_table(results))):
+    on_cpu = read_json(RESULTS / "cpu-2-threads.json", "make bench")
+    for path, section in ((README, table(results) + "\n\n" + of_cpu(on_cpu)), (NOTES, scaling_table(results))):
         text = path.read_text(encoding="utf-8")
         with atomic_path(path) as beside:
             beside.write_text(replaced(text, section), encoding="utf-8")
@@ -58,6 +59,19 @@ def table(results: dict[str, Any]) -> str:
         "where its time goes, is in [benchmarks/NOTES.md](benchmarks/NOTES.md).",
     ]
     return "\n".join(lines)
+
+
+def of_cpu(results: dict[str, Any]) -> str:
+    """A paragraph: how the trainer compares with the plain loop on a CPU."""
+    rows = {(row["case"], row["num_layers"], row["batch_size"], row["precision"]): row for row in results["rows"]}
+    loop = rows["plain_loop", 4, results["batch_size"], "fp32"]["ms_per_step"]
+    times = {name: loop / rows["engine", 4, results["batch_size"], name]["ms_per_step"] for name in ("bf16", "fp32")}
+    return (
+        f"On a CPU ({results['device'].removeprefix('CPU, ')}; {results['processor']}; commit "
+        f"`{results['git_commit'][:10]}`) the plain loop in fp32 takes {times['fp32']:.1f} times as long as this trainer "
+        f"at depth 4 with batches of {results['batch_size']:,}, and {times['bf16']:.1f} times as long as this trainer in "
+        "bf16."
+    )
 
 
 def _of_full_windows(results: dict[str, Any]) -> str:
