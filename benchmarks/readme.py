@@ -18,12 +18,16 @@ CASES = {
 
 def main() -> None:
     """Replaces what stands between the marks."""
-    results = read_json(RESULTS / "h200.json", "make bench")
-    on_cpu = read_json(RESULTS / "cpu-2-threads.json", "make bench")
-    for path, section in ((README, table(results) + "\n\n" + of_cpu(on_cpu)), (NOTES, scaling_table(results))):
+    for path, section in sections().items():
         text = path.read_text(encoding="utf-8")
         with atomic_path(path) as beside:
             beside.write_text(replaced(text, section), encoding="utf-8")
+
+
+def sections() -> dict[Path, str]:
+    """What stands between the marks of each file."""
+    on_gpu, on_cpu = (read_json(RESULTS / f"{name}.json", "make bench") for name in ("h200", "cpu-2-threads"))
+    return {README: table(on_gpu) + "\n\n" + of_cpu(on_cpu), NOTES: scaling_table(on_gpu)}
 
 
 def replaced(text: str, section: str) -> str:
@@ -68,9 +72,9 @@ def of_cpu(results: dict[str, Any]) -> str:
     times = {name: loop / rows["engine", 4, results["batch_size"], name]["ms_per_step"] for name in ("bf16", "fp32")}
     return (
         f"On a CPU ({results['device'].removeprefix('CPU, ')}; {results['processor']}; commit "
-        f"`{results['git_commit'][:10]}`) the plain loop in fp32 takes {times['fp32']:.1f} times as long as this trainer "
-        f"at depth 4 with batches of {results['batch_size']:,}, and {times['bf16']:.1f} times as long as this trainer in "
-        "bf16."
+        f"`{results['git_commit'][:10]}`) the plain loop in fp32 takes {times['fp32']:.1f} times as long as this "
+        f"trainer at depth 4 with batches of {results['batch_size']:,}, and {times['bf16']:.1f} times as long as this "
+        "trainer in bf16."
     )
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from benchmarks import bench, cases, readme
-from newllm.files import read_json
 
 ROWS = {
     "case",
@@ -22,8 +21,7 @@ ROWS = {
 
 
 def test_readme_and_notes_quote_the_committed_results() -> None:
-    results = read_json(bench.RESULTS / "h200.json", "make bench")
-    for path, section in ((readme.README, readme.table(results)), (readme.NOTES, readme.scaling_table(results))):
+    for path, section in readme.sections().items():
         text = path.read_text(encoding="utf-8")
         assert readme.replaced(text, section) == text, "run: python -m benchmarks.readme"
 
@@ -38,6 +36,22 @@ def test_committed_results_name_hardware_versions_and_commit() -> None:
         assert set(row) >= ROWS
         assert row["ms_per_step_per_seed"] == pytest.approx(row["ms_per_step"] / row["num_seeds"])
         assert row["peak_share"] == pytest.approx(row["floor_ms_per_seed"] / row["ms_per_step_per_seed"])
+
+
+def test_the_sentence_about_cpus_follows_the_results() -> None:
+    rows = [
+        {"case": case, "num_layers": 4, "batch_size": 2048, "precision": precision, "ms_per_step": milliseconds}
+        for case, precision, milliseconds in (
+            ("plain_loop", "fp32", 3000),
+            ("engine", "fp32", 2000),
+            ("engine", "bf16", 1000),
+        )
+    ]
+    about = {"device": "CPU, 3 threads", "processor": "a processor", "git_commit": "0" * 40, "batch_size": 2048}
+    sentence = readme.of_cpu(about | {"rows": rows})
+    assert "3 threads; a processor" in sentence
+    assert "takes 1.5 times as long as this trainer at depth 4" in sentence
+    assert "3.0 times as long as this trainer in bf16" in sentence
 
 
 @pytest.mark.parametrize("name", ["plain_loop", "lstm", "engine"])
