@@ -35,7 +35,7 @@ FOLDER_VARIABLE = "NEWLLM_STATES"
 IDENTITY = "identity.json"
 GENERATIONS = 2
 LONGEST_UNWRITTEN = 300.0  # seconds; where epochs are long, no more than this and an epoch is lost
-LARGEST_SHARE = 0.05  # of the time may be spent on writing; where epochs are short, fewer states are written
+LARGEST_SHARE = 0.02  # of the time may be spent on writing; where epochs are short, fewer states are written
 
 
 def folder_of_states(environment: Mapping[str, str], project: Path) -> Path:
