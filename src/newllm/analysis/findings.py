@@ -94,7 +94,9 @@ def _trend(comparison: Comparison, diagnostics: Sequence[Diagnostics]) -> list[s
         *(["overfit more"] if gap.above else ["overfit less"] if gap.below else []),
         *(["fit less"] if train_loss.above else ["fit better"] if train_loss.below else []),
     ]
-    gap_ends, loss_ends = ([f"{fmean(values[d]):.3f}" for d in (first, last)] for values in (gap_values, train_losses))
+    gap_ends, loss_ends = (
+        [f"{fmean(values[d]):.3f}".replace("-", "−") for d in (first, last)] for values in (gap_values, train_losses)
+    )
     wider = "grows" if gap.above else "shrinks" if gap.below else "is not shown to change,"
     higher = "rises" if train_loss.above else "falls" if train_loss.below else "is not shown to change,"
     return [
