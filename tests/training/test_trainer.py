@@ -1,6 +1,7 @@
 """The trainer against a plain loop of the definition with torch's own optimiser, and its promises about seeds."""
 
 import math
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -328,22 +329,43 @@ def test_one_seed_that_does_not_fit_says_what_to_lower(monkeypatch: pytest.Monke
         train(SHAPE, 0.1, settings(), DATA)
 
 
+@pytest.fixture
+def gpu_memory() -> Iterator[Callable[[float], None]]:
+    """Limits what this process may have of the GPU's memory, to some GiB."""
+    total = torch.cuda.get_device_properties(0).total_memory
+    trainer.free_memory()
+    yield lambda size: torch.cuda.set_per_process_memory_fraction(min(size * 2**30 / total, 1.0))
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
 @pytest.mark.cuda
-def test_a_gpu_with_little_memory_trains_fewer_seeds_at_once(capsys: pytest.CaptureFixture) -> None:
+def test_a_gpu_with_little_memory_trains_fewer_seeds_at_once(
+    capsys: pytest.CaptureFixture, gpu_memory: Callable[[float], None]
+) -> None:
     shape = ModelShape(1000, 256, 256, 512, 3)
     generator = torch.Generator().manual_seed(0)
     on_gpu = torch.randint(1, 1000, (512, 64), generator=generator).int().cuda()
     config = settings(precision="fp16", epochs=1, batch_size=512, base_learning_rate=0.001, seeds=[0, 1, 2, 3])
     expected = train(shape, 0.1, config, (on_gpu, on_gpu))
     trainer.free_memory()
-    share = 1.2 * 2**30 / torch.cuda.get_device_properties(0).total_memory
-    try:
-        torch.cuda.set_per_process_memory_fraction(share)
-        found = train(shape, 0.1, config, (on_gpu, on_gpu))
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+    gpu_memory(1.2)
+    found = train(shape, 0.1, config, (on_gpu, on_gpu))
     assert "4 seeds at once need more memory" in capsys.readouterr().out
     assert [row.val_loss for row in found.curves] == pytest.approx([row.val_loss for row in expected.curves], rel=1e-3)
+
+
+@pytest.mark.cuda
+def test_a_gpu_of_24_gb_trains_five_seeds_of_the_deepest_model_at_once(
+    capsys: pytest.CaptureFixture, gpu_memory: Callable[[float], None]
+) -> None:
+    shape = ModelShape(1000, 256, 256, 512, 8)
+    generator = torch.Generator().manual_seed(0)
+    on_gpu = torch.randint(1, 1000, (2048 + 1874, 64), generator=generator).int().cuda()  # a full and the last batch
+    config = settings(precision="fp16", epochs=1, batch_size=2048, base_learning_rate=0.001, seeds=[0, 1, 2, 3, 4])
+    gpu_memory(22)  # what such a card leaves
+    trained = train(shape, 0.1, config, (on_gpu, on_gpu))
+    assert "need more memory" not in capsys.readouterr().out
+    assert [result.epochs_run for result in trained.results] == [1] * 5
 
 
 @pytest.mark.parametrize(
