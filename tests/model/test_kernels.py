@@ -109,7 +109,7 @@ def test_linear_with_residual_connections_and_rows_that_are_not_needed(kernels: 
             options = {"positive": (below.to(kind), 1.25), "unmasked": second, "sums": sums, "addend": addend.to(kind)}
         pieces.linear(x.to(kind), w.to(kind), out, **options, needed=needed, lanes=num_seeds)
         results.append([out, second, sums.sum(1)])
-    height = kernels._tile(num_seeds)[0]
+    height = kernels._for_lanes(kernels.TILES, num_seeds)[0]
     computed = -(-needed // height) * height
     for found, expected in zip(results[0][:2], results[1][:2], strict=True):
         assert close(found[:, :needed], expected[:, :needed])

@@ -27,7 +27,8 @@ TILES = {  # by the least number of lanes that share the GPU: many want the leas
     2: (64, 128, 64, 4, 3),
     1: (64, 64, 64, 4, 4),
 }
-GATE_ROWS, GATE_WARPS = 4, 1  # windows that one program of the gates' backward handles
+GATE_ROWS = {1: 2, 2: 4}  # windows that one program of the gates' backward handles, by the least number of lanes
+GATE_WARPS = 1
 HEAD_ROWS, HEAD_WARPS = 32, 4  # rows of logits that one program handles
 
 
@@ -185,7 +186,7 @@ def linear(
     before, second = residual or (none, none if unmasked is None else unmasked)
     if drawn is not None:
         factor = drawn.scale
-    block_m, block_n, block_k, warps, stages = _tile(lanes)
+    block_m, block_n, block_k, warps, stages = _for_lanes(TILES, lanes)
     grid = (batch // block_m * triton.cdiv(width, block_n), num_seeds)
     _linear_kernel[grid](
         x, w, out, none if addend is None else addend, table, tokens, hidden, none if sums is None else sums,
@@ -238,11 +239,12 @@ def _streams(count: int, device: torch.device) -> list[torch.cuda.Stream]:
 
 def linear_sums(batch: int, width: int, like: Tensor) -> Tensor:
     """Zeros [S, tiles, N] for the sums of `linear` in S lanes, in the type of `like` [S, ...]."""
-    return like.new_zeros(like.shape[0], batch // _tile(like.shape[0])[0], width)
+    return like.new_zeros(like.shape[0], batch // _for_lanes(TILES, len(like))[0], width)
 
 
-def _tile(lanes: int) -> tuple[int, int, int, int, int]:
-    return next(tile for least, tile in TILES.items() if lanes >= least)
+def _for_lanes(choices: dict[int, Any], lanes: int) -> Any:
+    """The choice for so many lanes, by the least number of lanes that each is for."""
+    return choices[max(least for least in choices if least <= lanes)]
 
 
 @triton.jit(do_not_specialize=["needed"])
@@ -404,22 +406,22 @@ def gates_backward(
         carry: written [S, B, C], the gradient that reaches the previous context through the forget gate, with the
             strides of `d_context`.
         sums: added to, the gradients of gamma, beta and the three gates' biases; made by `gate_sums`.
-        needed: how many rows to compute, rounded up to `GATE_ROWS`; the others become 0. None: all.
+        needed: how many rows to compute, rounded up to whole programs; the others become 0. None: all.
     """
     num_seeds, batch, context_dim = previous.shape
-    width = gamma.shape[-1]
-    _gates_backward_kernel[(batch // GATE_ROWS, num_seeds, context_dim // width)](
+    width, programs = gamma.shape[-1], sums.shape[1]
+    _gates_backward_kernel[(programs, num_seeds, context_dim // width)](
         d_context, gates, previous, gamma, beta, d_gates, carry, sums,
         width, context_dim, gates.stride(0), gates.stride(1), previous.stride(0), d_context.stride(0),
         gamma.stride(0), beta.stride(0), sums.stride(0), needed or 0,
-        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=GATE_ROWS, SKIPS=needed is not None,
+        LIMIT=CONTEXT_LIMIT, EPS=LAYER_NORM_EPS, ROWS=batch // programs, SKIPS=needed is not None,
         BLOCK=triton.next_power_of_2(width), num_warps=GATE_WARPS,
     )  # fmt: skip
 
 
 def gate_sums(batch: int, gamma: Tensor) -> Tensor:
-    """Zeros [S, programs, 5, C] for the sums of `gates_backward`."""
-    return gamma.new_zeros(gamma.shape[0], batch // GATE_ROWS, 5, gamma.shape[1:].numel())
+    """Zeros [S, programs, 5, C] for the sums of `gates_backward` in S lanes."""
+    return gamma.new_zeros(gamma.shape[0], batch // _for_lanes(GATE_ROWS, len(gamma)), 5, gamma.shape[1:].numel())
 
 
 def table_gradient(d_rows: Tensor, tokens: Tensor, vocabulary_size: int) -> Tensor:
