@@ -33,7 +33,7 @@ lint: setup ## ruff and mypy
 
 audit: ## known vulnerabilities of the pinned packages (pip-audit, needs the network)
 	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
-	@build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip
+	@build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
 
 states: setup ## lists the states of trainings that were killed, and whether they can go on
 	@PYTHONPATH=src python -m newllm.training.stale_states

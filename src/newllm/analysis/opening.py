@@ -47,21 +47,18 @@ def _answer(comparison: Comparison) -> str:
             f"One seed a depth gives no interval: any difference may be chance. Of depths {depths}, {_layers(best)} "
             f"{_verb(best, 'have', 'has')} the lowest validation perplexity, **{_ppl(best)}** ({of_seeds})."
         )
-    close = not_distinguishable_from_best(comparison)
-    names = f"**{listed(close, 'or')} layer{'' if close == [1] else 's'}**"
-    text = f"{names} {'gives' if close == [1] else 'give'} the lowest validation perplexity of depths {depths}"
-    if len(close) == 1:
-        return f"{text}: **{_ppl(best)}** ({of_seeds})."
-    family = against(comparison, best)
-    p = p_value(min(family[depth].adjusted_p or 0.0 for depth in close if depth != best.num_layers)).replace("=", "≥")
-    them = "them apart" if len(close) == 2 else f"the others from {best.num_layers}"
-    text += f": these seeds cannot tell {them} (Holm-corrected p {p})."
-    cheap = "cheaper" if len(close) == 2 else "cheapest"
-    if cheapest is best:
-        return f"{text} {_layers(best)} {_verb(best, 'are', 'is')} the {cheap}, at **{_ppl(best)}** ({of_seeds})."
+    text = (
+        f"**{_layers(best)}** {_verb(best, 'give', 'gives')} the lowest validation perplexity of depths {depths}: "
+        f"**{_ppl(best)}** ({of_seeds})."
+    )
+    family, close = against(comparison, best), set(not_distinguishable_from_best(comparison)) - {best.num_layers}
+    if not close:
+        return text
+    others = [f"{_layers(one)} ({_ppl(one)})" for one in comparison.results if one.num_layers in close]
+    p = p_value(min(family[depth].adjusted_p or 0.0 for depth in close)).replace("=", "≥")
     return (
-        f"{text} {_layers(cheapest)} {_verb(cheapest, 'are', 'is')} the {cheap}, at **{_ppl(cheapest)}** (test "
-        f"{_ppl(cheapest, 'test_ppl')}); the lowest mean is **{_ppl(best)}** with {best.num_layers} ({of_seeds})."
+        f"{text} These seeds cannot tell {_verb(best, 'them', 'it')} from {listed(others)} (Holm-corrected p {p}); of "
+        f"these, {_layers(cheapest)} {_verb(cheapest, 'are', 'is')} the {'cheaper' if len(close) == 1 else 'cheapest'}."
     )
 
 
