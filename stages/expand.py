@@ -24,7 +24,7 @@ from newllm.model.growth import grow, grown_shape, is_new
 from newllm.training.checkpoint import TrainingRecord, save
 from newllm.training.device import DTYPES, choose_device, describe
 from newllm.training.evaluation import loss_and_accuracy
-from newllm.training.provenance import git_state, identity
+from newllm.training.provenance import identity, provenance
 from newllm.training.states import States, folder_of_states
 from newllm.training.trained import load_tokens, load_trained, stacks
 from newllm.training.trainer import Start, train
@@ -54,7 +54,7 @@ def main() -> None:
     print(f"{name}: {shape.num_params:,} parameters, {config.train.precision}, {describe(device)}")
     places = [Path("models/expand") / name, Path("plots/expand") / f"{name}.csv"]
     places.append(Path("metrics/expand") / f"{name}.json")
-    commit = git_state(Path.cwd())  # of the code that is running, whatever is committed meanwhile
+    about = provenance(Path.cwd(), device)
     states = States(
         folder_of_states(os.environ, Path.cwd()),
         f"expand@{name}",
@@ -76,12 +76,9 @@ def main() -> None:
             shape=shape,
             parameters=_sections(config),
             data_sha256=record.data_sha256,
-            device=describe(device),
             precision=config.train.precision,
-            torch_version=torch.__version__,
-            git_commit=commit[0],
-            git_dirty=commit[1],
             seeds=training.results,
+            **about,
         )
         save(new_weights, training, grown)
         write_csv(new_curves, [asdict(row) for row in training.curves])
@@ -97,8 +94,7 @@ def main() -> None:
         metrics = layer_metrics(num_layers, shape.num_params, results)
         for key in ("start_val_loss", "base_val_loss"):
             metrics[key] = sum(result[key] for result in results) / len(results)
-        about = {"pattern": pattern, "context_dim": shape.context_dim, "norm_blocks": shape.norm_blocks}
-        about |= grown.model_dump(include={"device", "torch_version", "git_commit", "git_dirty"})
+        about |= {"pattern": pattern, "context_dim": shape.context_dim, "norm_blocks": shape.norm_blocks}
         # in a list, which DVC does not take for figures to compare
         write_json(new, metrics | {"runs": [about | {"seeds": results}]})
 

@@ -15,8 +15,7 @@ from newllm.files import atomic_path, check_sha256, sha256, write_csv
 from newllm.model.definition import ModelShape
 from newllm.training.checkpoint import TrainingRecord, save
 from newllm.training.device import choose_device, describe
-from newllm.training.provenance import git_state, identity
-from newllm.training.results import Training
+from newllm.training.provenance import identity, provenance
 from newllm.training.states import States, folder_of_states
 from newllm.training.trainer import train
 from stages import run
@@ -60,32 +59,20 @@ def main() -> None:
         identity(_sections(config), shape, files, device),
         config.checkpoint.every,
     )
-    commit = git_state(Path.cwd())  # of the code that is running, whatever is committed meanwhile
+    about = provenance(Path.cwd(), device)
     # fails now if it must, not at the end
     with states, atomic_path(weights) as new_weights, atomic_path(curves) as new_curves:
         training = train(shape, model.dropout, config.train, (windows[0], windows[1]), states=states)
-        save(new_weights, training, _record(config, shape, device, training, commit))
+        record = TrainingRecord(
+            shape=shape,
+            parameters=_sections(config),
+            data_sha256=sha256(files[0]),
+            precision=config.train.precision,
+            seeds=training.results,
+            **about,
+        )
+        save(new_weights, training, record)
         write_csv(new_curves, [asdict(row) for row in training.curves])
-
-
-def _record(
-    config: Config,
-    shape: ModelShape,
-    device: torch.device,
-    training: Training,
-    commit: tuple[str | None, bool | None],
-) -> TrainingRecord:
-    return TrainingRecord(
-        shape=shape,
-        parameters=_sections(config),
-        data_sha256=sha256(WINDOWS / "train.npy"),
-        device=describe(device),
-        precision=config.train.precision,
-        torch_version=torch.__version__,
-        git_commit=commit[0],
-        git_dirty=commit[1],
-        seeds=training.results,
-    )
 
 
 def _sections(config: Config) -> dict[str, Any]:

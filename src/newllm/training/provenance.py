@@ -24,6 +24,20 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
     return commit, None if changes is None else bool(changes)
 
 
+def provenance(folder: Path, device: torch.device) -> dict[str, Any]:
+    """Where and with which code a result is computed, by the names of a `TrainingRecord`.
+
+    To be read before a training: a commit that is made meanwhile in `folder` is not that of the code that runs.
+    """
+    commit, dirty = git_state(folder)
+    return {
+        "device": describe(device),
+        "torch_version": torch.__version__,
+        "git_commit": commit,
+        "git_dirty": dirty,
+    }
+
+
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(  # noqa: S603 (fixed arguments)
