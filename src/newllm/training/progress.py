@@ -50,7 +50,7 @@ class Progress:
             self._last_line = now
             total = self._bar.total or 1
             left = (now - self._started) * (total - self._done) / (self._done - self._resumed)
-            print(f"{self._title}, seeds {_listed(seeds)}: {text}, {_duration(left)} left", flush=True)
+            print(f"{self._title}, {_named(seeds)}: {text}, {_duration(left)} left", flush=True)
 
     def split(self, epochs: int) -> None:
         """A stack is trained as two, one after the other."""
@@ -65,8 +65,8 @@ class Progress:
         self._bar.total = (self._bar.total or 0) - epochs * self._steps
 
 
-def _listed(seeds: Sequence[int]) -> str:
-    return ", ".join(map(str, seeds))
+def _named(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _duration(seconds: float) -> str:
