@@ -4,6 +4,7 @@ from pathlib import Path
 from statistics import fmean
 
 from newllm.analysis.cost import trainings
+from newllm.analysis.further import total_text
 from newllm.analysis.markdown import cell, number, percent, table
 from newllm.analysis.opening import opening
 from newllm.analysis.published import STUDY_DEPTHS
@@ -60,6 +61,7 @@ def results_section(root: Path) -> str:
     parts = [
         opening(comparison, more, verdicts),
         table(header, [[*_row(result), text] for result, text in zip(results, last, strict=True)]),
+        total_text(comparison),
         "![Validation perplexity by depth, every seed, means with 95 % intervals, and the notebook’s "
         "points](plots/perplexity_by_depth.png)",
         "Tests between depths, the notebook’s seven claims with numbers and rules, cost, grown contexts, method and "

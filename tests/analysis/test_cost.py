@@ -15,9 +15,11 @@ from newllm.analysis.cost import (
     seeds_side_by_side,
     startup_seconds,
     target,
+    total_seconds,
     trainings,
     ways,
 )
+from newllm.analysis.further import total_text
 from newllm.analysis.report import write_report
 from newllm.analysis.results import load_results
 from newllm.analysis.summary import Comparison, compare
@@ -53,6 +55,26 @@ def test_start_up_does_not_count(tmp_path: Path) -> None:
     assert trainings(four) == [effort(4 if seed == 1 else 5, 200.0) for seed in range(5)]
     assert ways(four, 61) == [effort(3 if seed == 1 else 4, 200.0) for seed in range(5)]
     assert startup_seconds(four) == pytest.approx(7.0)
+
+
+def test_energy_is_not_that_of_the_steps_of_a_counter(tmp_path: Path) -> None:
+    """Two of three epochs seem to take 200 J and one 260: 220 J, not 200; the first does not count."""
+    comparison(tmp_path, epochs=12, startup=7.0, joules=200.0)
+    path = tmp_path / "plots/curves/4.csv"
+    header, *rows = path.read_text().splitlines()
+    coarse = [row.removesuffix("200.0") + "260.0" if int(row.split(",")[2]) % 3 == 0 else row for row in rows]
+    path.write_text("\n".join([header, *coarse]) + "\n")
+    four = load_results((4,), tmp_path / "metrics", tmp_path / "plots/curves")[0]
+    known = [one.joules / one.epochs for one in trainings(four) if one.joules]
+    assert len(known) == 5
+    assert all(215 <= joules <= 225 for joules in known)
+
+
+def test_all_trainings_together(tmp_path: Path) -> None:
+    """14 epochs a depth, since the second of five seeds stops one epoch early; 1.5 s each, and 7 s more for five."""
+    compared = comparison(tmp_path, startup=7.0)
+    assert total_seconds(compared.results) == pytest.approx(3 * (14 * 1.5 + 5 * 7.0))
+    assert "runs on NVIDIA L4, took 2.8 minutes, start-ups" in total_text(compared)
 
 
 def test_energy_that_some_seeds_do_not_know(tmp_path: Path) -> None:
@@ -109,7 +131,7 @@ def test_section(tmp_path: Path) -> None:
 
 def test_energy_in_the_section(tmp_path: Path) -> None:
     """4.8 epochs of 250 J; depth 1 never reaches the target."""
-    section, cells = cost_of(tmp_path, comparison(tmp_path, epochs=5, joules=250))
+    section, cells = cost_of(tmp_path, comparison(tmp_path, epochs=5, startup=7.0, joules=250))
     assert cells["layers"][3] == "kJ a seed"
     assert cells["layers"][8] == "kJ to the target"
     assert (cells["4"][3], cells["4"][8], cells["1"][8]) == ("1.20", "1.20", "–")

@@ -118,7 +118,7 @@ def test_would_one_more_seed_give_the_published_value(tmp_path: Path) -> None:
     ]
     outside = "4 layers, 20.10 (0.10 above our mean; stopped at epoch 135 of 150; “about 20.0” expected)"
     assert f"Outside the 95 % range of one more seed: {outside}. The notebook compares" in section
-    assert "its 6 are worse than its 5 by 0.10, ours by +0.19 ± 0.05." in section
+    assert "its 6 are worse than its 5 by 0.10; here that difference is +0.19 ± 0.05." in section
     every = published_section(tmp_path, changes={point.num_layers: point.val_ppl for point in POINTS})
     assert "Each published value is one that one more seed may give" in every
     one = published_section(tmp_path, seeds=1)

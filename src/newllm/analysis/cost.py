@@ -1,7 +1,8 @@
 """What a depth costs: seconds, energy and operations of a training, and of the way to a target perplexity.
 
-Epochs count by the seed's median: the first also compiles and captures graphs, and the depth that happens to be trained
-first pays for the others.
+Seconds count by the seed's median epoch: the first also compiles and captures graphs, and the depth that happens to be
+trained first pays for the others. Joules count by the mean of the epochs of about that length: the counter of a GPU
+moves in steps that can be a third of what an epoch takes, so that the median would be one of few values.
 """
 
 from collections import Counter
@@ -22,6 +23,9 @@ from newllm.files import read_json
 
 TARGET_PPL = min(point.val_ppl for point in POINTS if point.complete)
 """The validation perplexity of the notebook's best complete run (5 layers), a target on its text."""
+
+ORDINARY = 1.25
+"""An epoch that takes longer than so many times the median also compiled or captured."""
 
 LARGEST_SIZE = 65_536
 """As in the schema of params.yaml; a record that says more is not believed."""
@@ -61,7 +65,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Effort:
-    """Epochs of one seed, and what they take at its median epoch; joules None where the device did not tell."""
+    """Epochs of one seed, and what they take without its start-up; joules None where the device did not tell."""
 
     epochs: float
     seconds: float
@@ -105,6 +109,11 @@ def startup_seconds(result: DepthResult) -> float:
         max(0.0, sum(row.seconds for row in rows) - effort.seconds)
         for rows, effort in zip(_by_seed(result), trainings(result), strict=True)
     )
+
+
+def total_seconds(results: Sequence[DepthResult]) -> float:
+    """What all trainings took one after the other, start-ups included; the stages' other work is not."""
+    return sum(row.seconds for result in results for row in result.curve)
 
 
 def seeds_side_by_side(result: DepthResult) -> int:
@@ -158,5 +167,6 @@ def _by_seed(result: DepthResult) -> list[list[CurveRow]]:
 
 
 def _effort(rows: Sequence[CurveRow], epochs: int) -> Effort:
-    joules = [row.joules for row in rows if row.joules is not None]
-    return Effort(epochs, epochs * median(row.seconds for row in rows), epochs * median(joules) if joules else None)
+    seconds = median(row.seconds for row in rows)
+    joules = [row.joules for row in rows if row.joules is not None and row.seconds <= ORDINARY * seconds]
+    return Effort(epochs, epochs * seconds, epochs * fmean(joules) if joules else None)

@@ -148,8 +148,9 @@ def _training_time(figure: Figure, comparison: Comparison) -> None:
     axes.set_ylabel(f"training time of one seed ({unit})")
     devices = comparison.devices
     epochs = max(run.epochs_run for result in comparison.results for run in result.runs.seeds)
-    figure.suptitle(f"Training time by depth (up to {epochs} {'epoch' if epochs == 1 else 'epochs'})", fontsize=14)
     shown = devices[0] if len(devices) == 1 else f"{len(devices)} kinds of device, see the report"
-    axes.set_title(
-        f"{shown[:70]}; {comparison.studied.runs.precision[:20]}; a seed’s share, without start-up", fontsize=12
+    figure.suptitle(
+        f"Training time by depth (up to {epochs} {'epoch' if epochs == 1 else 'epochs'})\n"
+        f"{shown[:70]}; {comparison.studied.runs.precision[:20]}; a seed’s share, without start-up",
+        fontsize=13,
     )

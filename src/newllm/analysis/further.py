@@ -5,12 +5,14 @@ from collections.abc import Sequence
 
 from newllm.analysis.context import FAR, Reach, loss_by_position, reaches
 from newllm.analysis.cost import (
+    ORDINARY,
     Effort,
     embedding_share,
     mean_effort,
     petaflop_per_epoch,
     startup_seconds,
     target,
+    total_seconds,
     trainings,
     ways,
 )
@@ -39,7 +41,16 @@ def cost_section(comparison: Comparison, supplements: Supplements) -> str:
             f"{'and kJ ' if energy else ''}compare devices as much as depths. Epochs and PFLOP can be compared."
         ]
     text = [_target_text(comparison, goal), _units_text(comparison, supplements, energy)]
-    return "\n\n".join([*warning, *text, table(header, rows)])
+    return "\n\n".join([*warning, *text, table(header, rows), total_text(comparison)])
+
+
+def total_text(comparison: Comparison) -> str:
+    """How long all trainings took."""
+    runs = sum(len(result.runs.seeds) for result in comparison.results)
+    seconds = total_seconds(comparison.results)
+    amount = f"{seconds / 60:,.1f} minutes" if seconds >= 120 else f"{seconds:,.0f} s"
+    devices = f" on {cell(comparison.devices[0])}" if len(comparison.devices) == 1 else ""
+    return f"Training all of it, {plural(runs, 'run')}{devices}, took {amount}, start-ups and validation included."
 
 
 def _target_text(comparison: Comparison, goal: float) -> str:
@@ -57,9 +68,14 @@ def _units_text(comparison: Comparison, supplements: Supplements, energy: bool) 
         f" (with {plural(shallowest.num_layers, 'layer')}, {100 * share:.0f} % of what the definition as written would "
         "do)" if share is not None else ""
     )  # fmt: skip
-    joules = "kJ are a seed’s share of the GPU’s energy, by its own counter." if energy else "Energy was not measured."
+    joules = "Energy was not measured."
+    if energy:
+        joules = (
+            "kJ are a seed’s share of the GPU’s energy, by its own counter, which moves in coarse steps: epochs times "
+            f"the mean of those epochs of the seed that took at most {ORDINARY:g} times as long as the median one."
+        )
     return (
-        f"Seconds{' and kJ' if energy else ''} are epochs times the seed’s median epoch. Start-up is what the training "
+        "Seconds are epochs times the seed’s median epoch. Start-up is what the training "
         "took beyond that, mostly compilation and graph capture in the first epoch: the depth trained first pays for "
         f"what all share. {joules} PFLOP are 10¹⁵ floating-point operations of the training steps, computed from the "
         "sizes, not counted: 6 for each weight that a position meets in a product, of a trainer that skips no padding; "

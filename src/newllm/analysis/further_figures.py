@@ -54,10 +54,11 @@ def draw_cost(figure: Figure, comparison: Comparison, supplements: Supplements) 
     axes.set_xlabel("number of layers")
     axes.set_ylabel(f"training time of one seed ({unit})")
     plain_numbers(axes, logarithmic=False)
-    figure.suptitle(f"Time to a validation perplexity of {goal:.2f}", fontsize=14)
     devices = "; on different devices" if len(comparison.devices) > 1 else ""
-    axes.set_title(
-        f"large dots: mean of the seeds that reach it; labels: operations, how many do{devices}", fontsize=12
+    figure.suptitle(
+        f"Time to a validation perplexity of {goal:.2f}\n"
+        f"large dots: mean of the seeds that reach it; labels: operations, how many do{devices}",
+        fontsize=13,
     )
 
 

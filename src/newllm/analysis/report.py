@@ -166,7 +166,7 @@ def _outside(comparison: Comparison, ours: Mapping[int, DepthResult]) -> Iterabl
         here = number(difference_interval(values[6], values[5]), signed=True)
         text += (
             " The notebook compares every depth with 6 layers: its 6 are worse than its 5 by "
-            f"{SMALLEST_DIFFERENCE:.2f}, ours by {here}."
+            f"{SMALLEST_DIFFERENCE:.2f}; here that difference is {here}."
         )
     yield text
 
