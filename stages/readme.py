@@ -54,14 +54,15 @@ def results_section(root: Path) -> str:
     )  # fmt: skip
     more = load_supplements(results, root, config.data.window)
     verdicts = judge(comparison, more.overfitting) if comparison.matches_published_data else []
-    header = ["layers", "parameters", "val PPL", "test PPL", "val accuracy", "seconds a seed, without start-up"]
+    header = ["layers", "parameters", "val PPL", "test PPL", "val accuracy", "epochs run"]
+    header.append("s, a seed’s share without start-up")
     last = [f"{fmean(effort.seconds for effort in trainings(result)):,.0f}" for result in results]
     if len(comparison.devices) > 1:
         header[-1], last = "device", [cell(result.runs.device) for result in results]
     parts = [
         opening(comparison, more, verdicts),
         table(header, [[*_row(result), text] for result, text in zip(results, last, strict=True)]),
-        total_text(comparison),
+        total_text(comparison, more),
         "![Validation perplexity by depth, every seed, means with 95 % intervals, and the notebook’s "
         "points](plots/perplexity_by_depth.png)",
         "Tests between depths, the notebook’s seven claims with numbers and rules, cost, grown contexts, method and "
@@ -76,6 +77,7 @@ def _row(result: DepthResult) -> list[str]:
         f"{result.metrics.num_params:,}",
         *(number(mean_interval(result.over_seeds(name))) for name in ("val_ppl", "test_ppl")),
         percent(result.over_seeds("val_accuracy")),
+        f"{fmean(result.over_seeds('epochs_run')):.0f}",
     ]
 
 

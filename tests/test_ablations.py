@@ -20,6 +20,11 @@ ROOT = Path(__file__).parent.parent
 WHO = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
+def test_the_page_says_whether_they_were_run() -> None:
+    text = (ROOT / "ablations/README.md").read_text(encoding="utf-8")
+    assert ("They have not been run yet" in text) == (not load_ablations(ROOT / "ablations/results.json"))
+
+
 class Repository:
     """A git repository with a study, in which experiments are committed."""
 

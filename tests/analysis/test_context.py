@@ -85,8 +85,8 @@ def test_section(tmp_path: Path) -> None:
     assert "with 32 tokens of context more" in text
     assert "mean over 700 pairs of windows" in text
     assert "**The context vector carries something past 10 tokens at depths 1 and 4.**" in text
-    assert "At the best depth, 4, 32 tokens more are worth +0.010 ± 0.002 nats, +1.0 % of perplexity, which at" in text
-    assert " is +0.20. Over the depths" in text
+    assert "At the best depth, 4, 32 tokens more are worth +0.010 ± 0.002 nats: they lower perplexity by 1.0 %" in text
+    assert ", which at its 20.07 is 0.20. Over the depths" in text
     assert "Over the depths the gain goes from +0.001 ± 0.002 (depth 6) to +0.010 ± 0.002 (depth 4)." in text
 
 

@@ -23,7 +23,7 @@ from newllm.analysis.further import total_text
 from newllm.analysis.report import write_report
 from newllm.analysis.results import load_results
 from newllm.analysis.summary import Comparison, compare
-from newllm.analysis.supplements import load_supplements
+from newllm.analysis.supplements import Supplements, load_supplements
 from newllm.errors import UserError
 from newllm.model.definition import ModelShape
 from tests.analysis.metrics_files import DATA, PARAMETERS, change_json, final_perplexity, write_all
@@ -74,7 +74,9 @@ def test_all_trainings_together(tmp_path: Path) -> None:
     """14 epochs a depth, since the second of five seeds stops one epoch early; 1.5 s each, and 7 s more for five."""
     compared = comparison(tmp_path, startup=7.0)
     assert total_seconds(compared.results) == pytest.approx(3 * (14 * 1.5 + 5 * 7.0))
-    assert "runs on NVIDIA L4, took 2.8 minutes, start-ups" in total_text(compared)
+    assert total_text(compared, Supplements()) == (
+        "Training these 15 models on NVIDIA L4 took 2.8 minutes, start-ups and validation included."
+    )
 
 
 def test_energy_that_some_seeds_do_not_know(tmp_path: Path) -> None:

@@ -40,7 +40,20 @@ def test_tests_between_depths(tmp_path: Path) -> None:
     assert table["4"] == ["−0.60 ± 0.05", "< 0.0001", "–", "–"]
     assert table["7"][:2] == ["+0.02 ± 0.05", f"{baseline[7].adjusted_p:.2g}"]
     assert "**3 and 4**" in section
-    assert "Every other depth is shown to be worse than the best, 4" in write_report(study(tmp_path))
+    report = write_report(study(tmp_path))
+    assert "Every other depth is shown to be worse than the best, 4 (adjusted p < 0.05). On the test split, " in report
+
+
+def test_on_the_test_split(tmp_path: Path) -> None:
+    """Made-up test perplexities are one below those of validation."""
+    start = "On the test split, which chose nothing, "
+    text = sections(write_report(study(tmp_path)))["Tests between depths"]
+    assert f"{start}every other depth is worse too (adjusted p ≤ 0.00032); the closest is 3, by 0.12 ± 0.05." in text
+    text = sections(write_report(study(tmp_path, {3: 19.92})))["Tests between depths"]
+    worse = "only depths 1, 2, 5, 6, 7 and 8 are shown to be worse; the closest is 3, by 0.02 ± 0.05."
+    assert start + worse in text
+    text = sections(write_report(study(tmp_path, dict.fromkeys(PERPLEXITIES, 20.0))))["Tests between depths"]
+    assert f"{start}no other depth is shown to be worse; " in text
 
 
 def test_verdicts(tmp_path: Path) -> None:
@@ -109,16 +122,16 @@ def test_fit_and_overfitting(tmp_path: Path) -> None:
     [
         (
             lambda depth, seed: 2.7 + 0.03 * depth + 0.001 * seed,
-            "while training loss rises from 2.732 to 2.942: deeper models overfit less and fit less.",
+            "to 2.822: the deeper models overfit less and fit less. From 4 to 8 layers the gap grows from 0.169 ",
         ),
         (
             lambda depth, seed: 2.9 - 0.05 * depth + 0.001 * seed,
-            "while training loss falls from 2.852 to 2.502: deeper models overfit more and fit better.",
+            "while training loss falls from 2.702 to 2.502: the deeper models overfit more and fit better.",
         ),
         (
             lambda depth, seed: 2.7 + 0.01 * seed,
-            "The gap grows from 0.288 (1 layer) to 0.415 (8 layers) while training loss is not shown to change, from "
-            "2.720 to 2.720: deeper models overfit more.",
+            "From 4 to 8 layers the gap grows from 0.271 to 0.415 while training loss is not shown to change, from "
+            "2.720 to 2.720: the deeper models overfit more.",
         ),
     ],
 )

@@ -114,27 +114,29 @@ def deciding(root: Path, claim: int, *arguments: Any, **options: Any) -> tuple[s
 def test_what_supports_is_the_closest_pair(tmp_path: Path) -> None:
     text, short, rest = deciding(tmp_path, 1)
     assert text == "closest: PPL(3) − PPL(4) = +0.12 ± 0.05 (p = 0.00032)"
-    assert short == "the closest, 3 layers, by 0.12"
+    assert short == "the closest, 3 layers, by 0.12 ± 0.05"
     assert rest.count("PPL(") == 2 * 6
     assert "PPL(8) − PPL(4) = +3.10 ± 0.05 (p < 0.0001; against 0.05: p < 0.0001)" in rest
-    assert deciding(tmp_path, 2) == ("PPL(6) − PPL(5) = +0.40 ± 0.05 (p < 0.0001)", "by 0.40", "")
+    assert deciding(tmp_path, 2) == ("PPL(6) − PPL(5) = +0.40 ± 0.05 (p < 0.0001)", "by 0.40 ± 0.05", "")
     third = "PPL(7) − PPL(6) = +1.20 ± 0.05 (p < 0.0001 against 0.10)"
     assert deciding(tmp_path, 3) == (third, "by 1.20 ± 0.05", "")
-    assert deciding(tmp_path, 4)[1] == "worse than 4 by 0.35; worse than 5 by 0.15"
+    assert deciding(tmp_path, 4)[1] == "worse than 4 by 0.35 ± 0.05; worse than 5 by 0.15 ± 0.05"
 
 
 def test_what_refutes_are_the_pairs_that_do(tmp_path: Path) -> None:
     text, short, rest = deciding(tmp_path, 1, {2: 19.7, 3: 19.5})
-    assert text == "PPL(2) − PPL(4) = −0.20 ± 0.05 (p < 0.0001); PPL(3) − PPL(4) = −0.40 ± 0.05 (p < 0.0001)"
-    assert short == "3 are better by 0.40"
+    both = "(p < 0.0001; against 0.05: p < 0.0001)"
+    assert text == f"PPL(2) − PPL(4) = −0.20 ± 0.05 {both}; PPL(3) − PPL(4) = −0.40 ± 0.05 {both}"
+    assert short == "3 are better by 0.40 ± 0.05; of the depths that it trained, 4 is best"
     assert rest.count("PPL(") == 2 * 5
     assert deciding(tmp_path, 1, {3: 19.88})[:2] == (
-        "PPL(3) − PPL(4) = −0.02 ± 0.05 (p = 0.0081 against 0.05)",
-        "3 are as good as 4: −0.02 ± 0.05",
+        "PPL(3) − PPL(4) = −0.02 ± 0.05 (p = 0.35; against 0.05: p = 0.0081)",
+        "3 are as good as 4: −0.02 ± 0.05; of the depths that it trained, 4 is best",
     )
+    assert deciding(tmp_path, 1, {3: 19.5, 5: 19.92})[1] == "3 are better by 0.40 ± 0.05", "5 may be as good as 4"
     text, short, rest = deciding(tmp_path, 4, {1: 20.0})
-    assert text == "PPL(1) − PPL(5) = −0.10 ± 0.05 (p = 0.0021)"
-    assert short == "worse than 4 by 0.10; better than 5 by 0.10"
+    assert text == "PPL(1) − PPL(5) = −0.10 ± 0.05 (p = 0.0021; against 0.05: p = 0.00014)"
+    assert short == "worse than 4 by 0.10 ± 0.05; better than 5 by 0.10 ± 0.05"
     assert rest.startswith("PPL(1) − PPL(4) = +0.10 ± 0.05 (p ")
 
 
@@ -149,13 +151,13 @@ def test_numbers_of_the_point(tmp_path: Path) -> None:
     text, short, rest = deciding(tmp_path, 5)
     steps = "+0.20 ± 0.05, +0.40 ± 0.05, +1.20 ± 0.05, +1.30 ± 0.05 (p < 0.0001)"
     assert text.endswith(f". Each depth beyond 4 is shown to be worse than the one before: {steps}")
-    assert short == "1 is worse than 4 by 0.35, 8 by 3.10"
+    assert short == "1 is worse than 4 by 0.35 ± 0.05, 8 by 3.10 ± 0.05"
     assert rest == "1,426,152 to 3,264,744 parameters, growing with depth"
     text = deciding(tmp_path, 5, {5: 19.92})[0]
     assert "No depth beyond 4 is shown to be better than a shallower one; the steps: PPL(5) − PPL(4) = +0.02" in text
     text, short, _ = deciding(tmp_path, 5, {5: 20.5, 6: 20.1})
     assert text == "PPL(5) − PPL(6) = +0.40 ± 0.05 (p < 0.0001)"
-    assert short == "6 are better than 5 by 0.40"
+    assert short == "6 are better than 5 by 0.40 ± 0.05"
     assert deciding(tmp_path, 5, {1: 19.5})[1] == "1 is better than all between"
     assert deciding(tmp_path, 5, {8: 19.5})[1] == "no fewer layers are better than 8"
     assert deciding(tmp_path, 5, {1: 19.92})[1] == "none is shown to be better than both 1 and 8"

@@ -59,7 +59,7 @@ def test_section_is_replaced_and_nothing_else(project: Path) -> None:
     assert text.endswith(f"\n{END}\n\n## More\n")
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][2:]
     assert [row[0] for row in rows] == [f"| {depth}" for depth in PERPLEXITIES]
-    assert rows[3][1:] == ["2,214,120", "19.90 ± 0.04", "18.90 ± 0.04", "38.20 ± 0.20 %", "225 |"]
+    assert rows[3][1:] == ["2,214,120", "19.90 ± 0.04", "18.90 ± 0.04", "38.20 ± 0.20 %", "150", "225 |"]
     assert "](plots/perplexity_by_depth.png)" in text
     assert "earlier" not in text
     assert call(project).returncode == 0

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from newllm.analysis.expansion import Grown
 from newllm.analysis.published import POINTS
 from newllm.analysis.records import Count, validate, write_again
 from newllm.analysis.results import CurveRow, DepthResult
@@ -111,9 +112,9 @@ def startup_seconds(result: DepthResult) -> float:
     )
 
 
-def total_seconds(results: Sequence[DepthResult]) -> float:
-    """What all trainings took one after the other, start-ups included; the stages' other work is not."""
-    return sum(row.seconds for result in results for row in result.curve)
+def total_seconds(trained: Sequence[DepthResult | Grown]) -> float:
+    """What these trainings took one after the other, start-ups included; the stages' other work is not."""
+    return sum(row.seconds for one in trained for row in one.curve)
 
 
 def seeds_side_by_side(result: DepthResult) -> int:

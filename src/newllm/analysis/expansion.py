@@ -148,13 +148,18 @@ def of_pattern(grown: Sequence[Grown], num_layers: int, pattern: str) -> Grown |
 
 
 def against_base(grown: Sequence[Grown]) -> dict[tuple[int, str], Change]:
-    """Each pattern but `scratch`, which has no base, against the model that it began from, seed by seed.
+    """Each pattern against the trained model of the depth: seed by seed where it began from that.
 
     Returns:
-        By depth and pattern, with Student's interval and test of the seeds' own differences.
+        By depth and pattern, with Student's interval and test of the seeds' own differences; of `scratch`, which began
+        from nothing, with Welch's.
     """
-    chosen = [one for one in grown if one.pattern != "scratch"]
-    return _family(chosen, lambda one: _paired(one, one.base.over_seeds("val_ppl")))
+
+    def change(one: Grown) -> Change:
+        base = one.base.over_seeds("val_ppl")
+        return _welch(one, base) if one.pattern == "scratch" else _paired(one, base)
+
+    return _family(grown, change)
 
 
 def against_longer(grown: Sequence[Grown]) -> dict[tuple[int, str], Change]:
@@ -168,12 +173,12 @@ def against_scratch(grown: Sequence[Grown]) -> dict[tuple[int, str], Change]:
     """The grown models against fresh ones of the grown size: other weights, so by Welch's interval and test."""
     controls = {one.num_layers: one for one in grown if one.pattern == "scratch"}
     chosen = [one for one in grown if one.pattern in GROWING and one.num_layers in controls]
+    return _family(chosen, lambda one: _welch(one, controls[one.num_layers].over_seeds("val_ppl")))
 
-    def welch(one: Grown) -> Change:
-        values, control = one.over_seeds("val_ppl"), controls[one.num_layers].over_seeds("val_ppl")
-        return Change(difference_interval(values, control), difference_p_value(values, control))
 
-    return _family(chosen, welch)
+def _welch(one: Grown, others: Sequence[float]) -> Change:
+    values = one.over_seeds("val_ppl")
+    return Change(difference_interval(values, others), difference_p_value(values, others))
 
 
 def _paired(one: Grown, others: Sequence[float]) -> Change:

@@ -45,9 +45,9 @@ def grown_section(grown: Sequence[Grown]) -> str:
     )
     differences = (
         "Losses in nats; epochs are the lowest and the highest of the seeds. Differences of validation perplexity from "
-        "the base and from `longer` are taken seed by seed, since both begin from the same weights; from `scratch` by "
-        "Welch’s method. The 95 % intervals are of one comparison each, while p-values are corrected by Holm’s method, "
-        f"a column being a family: an interval can exclude 0 although p is not below {SIGNIFICANCE:g}."
+        "the base and from `longer` are taken seed by seed, since both begin from the same weights; of and from "
+        "`scratch` by Welch’s method. The 95 % intervals are of one comparison each, while p-values are corrected by "
+        f"Holm’s method, a column being a family: an interval can exclude 0 although p is not below {SIGNIFICANCE:g}."
     )
     followings = [_following(grown, num_layers, families) for num_layers in _depths(grown)]
     return "\n\n".join(
@@ -118,7 +118,7 @@ def _following(grown: Sequence[Grown], num_layers: int, families: tuple[Changes,
     if moved:
         distance = f"within {max(moved):.1g} nats of" if max(moved) else "exactly at the loss of"
         sentences.append(f"Before the first step a grown model is {distance} its base.")
-    for pattern in ("longer", *GROWING):
+    for pattern in ("longer", "scratch", *GROWING):
         if of_pattern(grown, num_layers, pattern) is not None:
             sentences.append(_beside_the_others(num_layers, pattern, families))
     sentences.append(_worth(num_layers, *families[:2]))

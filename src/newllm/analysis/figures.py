@@ -49,12 +49,13 @@ def _perplexity_by_depth(figure: Figure, comparison: Comparison) -> None:
     baseline = mean_interval(comparison.baseline.over_seeds("val_ppl")).mean
     axes.axhline(baseline, color=OURS, linestyle=":", linewidth=1.4, zorder=1)
     if comparison.matches_published_data:
-        _draw_published(axes, [(point.num_layers, point.val_ppl, point.complete) for point in POINTS])
+        aside = 0.16  # so that no mean is hidden
+        _draw_published(axes, [(point.num_layers + aside, point.val_ppl, point.complete) for point in POINTS])
         depths = sorted({*depths, *(point.num_layers for point in POINTS)})
     axes.set_xlim(depths[0] - 0.6, depths[-1] + 0.6)
     axes.set_xticks(spaced(depths, depths[-1] - depths[0]))
     axes.set_xlabel("number of layers")
-    _finish_perplexities(figure, axes, comparison, "depth", f"baseline: {layers(comparison.baseline.num_layers)}")
+    _finish_perplexities(figure, axes, comparison, "depth", f"baseline: these {layers(comparison.baseline.num_layers)}")
 
 
 def _perplexity_by_parameters(figure: Figure, comparison: Comparison) -> None:
@@ -140,17 +141,18 @@ def _training_time(figure: Figure, comparison: Comparison) -> None:
     names = [str(result.num_layers) for result in comparison.results]
     bars = axes.bar(names, [time / divisor for time in times], color=OURS, width=0.65)
     if len(names) <= MOST_LABELS:
-        axes.bar_label(bars, labels=[f"{time / divisor:.3g}" for time in times], padding=4)
+        run = [fmean(result.over_seeds("epochs_run")) for result in comparison.results]
+        labels = [f"{time / divisor:.3g}\n{epochs:.0f} epochs" for time, epochs in zip(times, run, strict=True)]
+        axes.bar_label(bars, labels=labels, padding=4, fontsize=11)
     axes.grid(visible=False, axis="x")
-    axes.margins(y=0.1)
+    axes.margins(y=0.14)
     axes.set_xlim(-0.5 - max(0, 4 - len(names)) / 2, len(names) - 0.5 + max(0, 4 - len(names)) / 2)  # no lone broad bar
     axes.set_xlabel("number of layers")
     axes.set_ylabel(f"training time of one seed ({unit})")
     devices = comparison.devices
-    epochs = max(run.epochs_run for result in comparison.results for run in result.runs.seeds)
     shown = devices[0] if len(devices) == 1 else f"{len(devices)} kinds of device, see the report"
     figure.suptitle(
-        f"Training time by depth (up to {epochs} {'epoch' if epochs == 1 else 'epochs'})\n"
+        "Training time by depth\n"
         f"{shown[:70]}; {comparison.studied.runs.precision[:20]}; a seed’s share, without start-up",
         fontsize=13,
     )

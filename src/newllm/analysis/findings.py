@@ -1,10 +1,11 @@
 """The report's sections on tests, verdicts and overfitting, in Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import fmean
 
 from newllm.analysis.comparisons import PairComparison, against, compare_pairs, not_distinguishable_from_best
-from newllm.analysis.markdown import listed, number, p_value, plural, table
+from newllm.analysis.markdown import at_most, depths_in_words, listed, number, p_value, plural, table
 from newllm.analysis.overfitting import (
     PLATEAU_PPL,
     Diagnostics,
@@ -47,7 +48,28 @@ def comparisons_section(comparison: Comparison) -> str:
             f"Depths that cannot be distinguished from the best ({best}), itself included: **{listed(close)}** "
             f"(adjusted p at least {SIGNIFICANCE:g}). That does not show that they are equal."
         )
-    return f"{table(header, rows)}\n\n{found}"
+    return f"{table(header, rows)}\n\n{found} {_on_the_test_split(comparison)}"
+
+
+def _on_the_test_split(comparison: Comparison) -> str:
+    """The best depth against the others by figures that did not choose it."""
+    best = comparison.best.num_layers
+    values = {result.num_layers: result.over_seeds("test_ppl") for result in comparison.results}
+    pairs = compare_pairs(values, [(depth, best) for depth in values if depth != best])
+    closest = min(pairs, key=lambda pair: pair.difference.mean)
+    worse = [pair for pair in pairs if pair.above]
+    text = "On the test split, which chose nothing, "
+    if len(worse) == len(pairs):
+        text += f"every other depth is worse too (adjusted p {at_most(pair.adjusted_p for pair in pairs)})"
+    elif worse:
+        text += f"only {depths_in_words([pair.num_layers for pair in worse])} {_is(worse)} shown to be worse"
+    else:
+        text += "no other depth is shown to be worse"
+    return f"{text}; the closest is {closest.num_layers}, by {number(closest.difference)}."
+
+
+def _is(found: Sequence[object]) -> str:
+    return "is" if len(found) == 1 else "are"
 
 
 def verdicts_section(verdicts: Sequence[Verdict]) -> str:
@@ -82,12 +104,23 @@ def diagnostics_section(comparison: Comparison, diagnostics: Sequence[Diagnostic
 
 
 def _trend(comparison: Comparison, diagnostics: Sequence[Diagnostics]) -> list[str]:
-    """The deepest diagnosed depth against the shallowest, in a sentence."""
-    results = {result.num_layers: result for result in comparison.results}
+    """From the shallowest diagnosed depth to the best, and from there to the deepest, a sentence each."""
     train_losses = {entry.num_layers: entry.train_losses for entry in diagnostics}
-    if len(train_losses) < 2:
-        return []
-    first, last = min(train_losses), max(train_losses)
+    ends = {min(train_losses, default=0), max(train_losses, default=0)}
+    turns = sorted(ends | ({comparison.best.num_layers} & train_losses.keys()))
+    sentences = [_change(comparison, diagnostics, train_losses, *pair) for pair in pairwise(turns)]
+    return [" ".join(sentences)] if sentences else []
+
+
+def _change(
+    comparison: Comparison,
+    diagnostics: Sequence[Diagnostics],
+    train_losses: Mapping[int, Sequence[float]],
+    first: int,
+    last: int,
+) -> str:
+    """What becomes of gap and training loss from one depth to a deeper one."""
+    results = {result.num_layers: result for result in comparison.results}
     gap_values = {depth: gaps(results[depth], diagnostics) for depth in (first, last)}
     gap, train_loss = (compare_pairs(values, [(last, first)])[0] for values in (gap_values, train_losses))
     conclusions = [
@@ -99,11 +132,11 @@ def _trend(comparison: Comparison, diagnostics: Sequence[Diagnostics]) -> list[s
     )
     wider = "grows" if gap.above else "shrinks" if gap.below else "is not shown to change,"
     higher = "rises" if train_loss.above else "falls" if train_loss.below else "is not shown to change,"
-    return [
-        f"The gap {wider} from {gap_ends[0]} ({plural(first, 'layer')}) to {gap_ends[1]} ({plural(last, 'layer')}) "
-        f"while training loss {higher} from {loss_ends[0]} to {loss_ends[1]}"
-        f"{': deeper models ' + ' and '.join(conclusions) if conclusions else ''}."
-    ]
+    return (
+        f"From {first} to {plural(last, 'layer')} the gap {wider} from {gap_ends[0]} to {gap_ends[1]} while training "
+        f"loss {higher} from {loss_ends[0]} to {loss_ends[1]}"
+        f"{': the deeper models ' + ' and '.join(conclusions) if conclusions else ''}."
+    )
 
 
 def _gradient_table(diagnostics: Sequence[Diagnostics]) -> list[str]:
@@ -117,7 +150,7 @@ def _gradient_table(diagnostics: Sequence[Diagnostics]) -> list[str]:
     ]  # fmt: skip
     title = (
         "Norm of the gradient of each hidden layer’s weights, from the one that reads the embedding up; one batch, no "
-        "dropout, mean over seeds:"
+        "dropout, in float32, mean over seeds:"
     )
     return [title, table(["layers", "fresh weights", "best epoch"], rows, align=":---")]
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from newllm.analysis.comparisons import compare_pairs
 from newllm.analysis.context import FAR, Reach, loss_by_position, reaches
 from newllm.analysis.cost import (
     ORDINARY,
@@ -41,16 +42,24 @@ def cost_section(comparison: Comparison, supplements: Supplements) -> str:
             f"{'and kJ ' if energy else ''}compare devices as much as depths. Epochs and PFLOP can be compared."
         ]
     text = [_target_text(comparison, goal), _units_text(comparison, supplements, energy)]
-    return "\n\n".join([*warning, *text, table(header, rows), total_text(comparison)])
+    return "\n\n".join([*warning, *text, table(header, rows), total_text(comparison, supplements)])
 
 
-def total_text(comparison: Comparison) -> str:
+def total_text(comparison: Comparison, supplements: Supplements) -> str:
     """How long all trainings took."""
     runs = sum(len(result.runs.seeds) for result in comparison.results)
-    seconds = total_seconds(comparison.results)
-    amount = f"{seconds / 60:,.1f} minutes" if seconds >= 120 else f"{seconds:,.0f} s"
     devices = f" on {cell(comparison.devices[0])}" if len(comparison.devices) == 1 else ""
-    return f"Training all of it, {plural(runs, 'run')}{devices}, took {amount}, start-ups and validation included."
+    text = f"Training these {plural(runs, 'model')}{devices} took {_amount(total_seconds(comparison.results))}"
+    if supplements.grown:
+        grown = sum(len(one.seeds) for one in supplements.grown)
+        text += (
+            f", and {plural(grown, 'model')} for the grown contexts {_amount(total_seconds(supplements.grown))} more"
+        )
+    return f"{text}, start-ups and validation included."
+
+
+def _amount(seconds: float) -> str:
+    return f"{seconds / 60:,.1f} minutes" if seconds >= 120 else f"{seconds:,.0f} s"
 
 
 def _target_text(comparison: Comparison, goal: float) -> str:
@@ -75,12 +84,12 @@ def _units_text(comparison: Comparison, supplements: Supplements, energy: bool) 
             f"the mean of those epochs of the seed that took at most {ORDINARY:g} times as long as the median one."
         )
     return (
-        "Seconds are epochs times the seed’s median epoch. Start-up is what the training "
-        "took beyond that, mostly compilation and graph capture in the first epoch: the depth trained first pays for "
-        f"what all share. {joules} PFLOP are 10¹⁵ floating-point operations of the training steps, computed from the "
-        "sizes, not counted: 6 for each weight that a position meets in a product, of a trainer that skips no padding; "
-        "this one skips some. The embedding’s half of the first layer counts nothing, since it is computed once a step "
-        f"as a table{with_table}. Validation does not count."
+        "Seconds are epochs times the seed’s median epoch. Start-up is what the training took beyond that: compilation "
+        "and graph capture in the first epoch, where the depth trained first pays for what all share, and captures "
+        f"anew where a seed stopped. {joules} PFLOP are 10¹⁵ floating-point operations of the training steps, computed "
+        "from the sizes, not counted: 6 for each weight that a position meets in a product, of a trainer that skips no "
+        "padding; this one skips some. The embedding’s half of the first layer counts nothing, since it is computed "
+        f"once a step as a table{with_table}. Validation does not count."
     )
 
 
@@ -117,7 +126,7 @@ def unk_section(comparison: Comparison, supplements: Supplements) -> str:
     with_unk = min(known, key=lambda pair: mean_interval(pair[0].over_seeds("val_ppl")).mean)[0].num_layers
     without = min(values, key=lambda depth: mean_interval(values[depth]).mean)
     lowest = (
-        f"Depth {with_unk} is lowest with and without `<unk>`."
+        f"Depth {with_unk} is lowest with and without `<unk>`{_closest(values, with_unk)}."
         if with_unk == without
         else f"Depth {with_unk} is lowest with `<unk>`, depth {without} without."
     )
@@ -126,6 +135,18 @@ def unk_section(comparison: Comparison, supplements: Supplements) -> str:
         f"given to `<unk>` there counts against the model. {lowest}"
     )
     return f"{text}\n\n{table(['layers', 'val PPL', 'val PPL without `<unk>`'], rows)}"
+
+
+def _closest(values: dict[int, list[float]], lowest: int) -> str:
+    """By how much the lowest depth is better than the next without `<unk>`; nothing where no test can be made."""
+    pairs = compare_pairs(values, [(depth, lowest) for depth in values if depth != lowest])
+    if not pairs or pairs[0].adjusted_p is None:
+        return ""
+    closest = min(pairs, key=lambda pair: pair.difference.mean)
+    return (
+        f"; without it the closest, {closest.num_layers}, is above by {number(closest.difference)} (adjusted p "
+        f"{p_value(closest.adjusted_p)})"
+    )
 
 
 def context_section(comparison: Comparison, supplements: Supplements) -> str:
@@ -142,7 +163,7 @@ def context_section(comparison: Comparison, supplements: Supplements) -> str:
     header = ["layers", "PPL after 1 token", f"after {FAR}", "after the last (token)"]
     header += [f"gain beyond {FAR} tokens", "adjusted p"]
     text = (
-        "Validation perplexity by number of tokens read since the window began, with an empty context; in full "
+        "Validation perplexity by number of tokens read since the window began, where the context is empty; in full "
         "windows, of which some begin a row and the others lie within one."
     )
     return "\n\n".join([text, table(header, rows), *_carries(comparison, list(found.values()))])
@@ -178,9 +199,9 @@ def _carries(comparison: Comparison, found: Sequence[Reach]) -> list[str]:
     share = 1 - math.exp(-best.gain.mean)
     name = "the best depth" if best.num_layers == comparison.best.num_layers else "depth"
     worth = (
-        f"At {name}, {best.num_layers}, {first.stride} tokens more are worth {_signed(best.gain, 3)} nats, "
-        f"{_signed(Estimate(100 * share, None), 1)} % of perplexity, which at its {ppl:.2f} is "
-        f"{_signed(Estimate(share * ppl, None), 2)}."
+        f"At {name}, {best.num_layers}, {first.stride} tokens more are worth {_signed(best.gain, 3)} nats: they "
+        f"{'lower' if share >= 0 else 'raise'} perplexity by {100 * abs(share):.1f} %, which at its {ppl:.2f} is "
+        f"{abs(share * ppl):.2f}."
     )
     low, high = (choose(found, key=lambda one: one.gain.mean) for choose in (min, max))
     of_all = f"Over the depths the gain goes from {_signed(low.gain, 3)} (depth {low.num_layers}) to "

@@ -43,7 +43,7 @@ def draw_cost(figure: Figure, comparison: Comparison, supplements: Supplements) 
             axes.scatter([position] * len(times), times, s=26, color=OURS, alpha=0.35, linewidths=0)
             axes.plot(position, mean.seconds / divisor, "o", markersize=9, color=OURS)
             per_epoch = petaflop_per_epoch(result, supplements.training_data)
-            operations = [] if per_epoch is None else [f"{per_epoch * mean.epochs:.3g}", "PFLOP"]
+            operations = [] if per_epoch is None else [f"{per_epoch * mean.epochs:,.2f}", "PFLOP"]
             lines = [*operations, f"{len(times)} of {len(seeds)}"]
         highest = max(highest, *times, 0.0)
         if len(means) <= MOST_LABELS:
@@ -108,7 +108,7 @@ def _limits(gains: Sequence[Sequence[tuple[float, ...]]]) -> tuple[float, float]
     far = [value for rows in gains for read, _, *ends in rows if read > FAR for value in ends]
     values = [0.0, *(far or [value for rows in gains for _, _, *ends in rows for value in ends])]
     margin = max(0.25 * (max(values) - min(values)), 0.001)  # a gain of 0 does not show rounding
-    return min(values) - margin, max(values) + margin
+    return min(values) - 0.2 * margin, max(values) + margin
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Sequence[tuple[float, ...]]], names: Sequence[str]) -> list[float]:

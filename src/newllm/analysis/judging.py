@@ -5,14 +5,14 @@ nothing is shown contradicts nothing.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import combinations, pairwise
 
 from newllm.analysis.comparisons import CHOOSING, PairComparison, compare_pairs, perplexities
 from newllm.analysis.markdown import at_depths, at_most, depths_in_words, listed, number, p_value, plural
 from newllm.analysis.overfitting import Diagnostics, Excess, excesses, not_measured, worse_and_deeper
-from newllm.analysis.published import EXPECTED, SMALLEST_DIFFERENCE, STUDY_EPOCHS
+from newllm.analysis.published import EXPECTED, POINTS, SMALLEST_DIFFERENCE, STUDY_EPOCHS
 from newllm.analysis.statistics import SIGNIFICANCE, holm, mean_interval, mean_p_value
 from newllm.analysis.summary import Comparison
 
@@ -78,6 +78,8 @@ class _Pair:
 def four_is_best(comparison: Comparison, _: Sequence[Diagnostics]) -> Finding:
     """Claim 1."""
 
+    pairs = [(result.num_layers, 4) for result in comparison.results if result.num_layers != 4]
+
     def short(outcome: Outcome, deciding: Sequence[_Pair]) -> str:
         nearest = min(deciding, key=lambda pair: pair.zero.difference.mean)
         depth = nearest.zero.num_layers
@@ -85,9 +87,12 @@ def four_is_best(comparison: Comparison, _: Sequence[Diagnostics]) -> Finding:
             return f"the closest, {plural(depth, 'layer')}, by {_size(nearest.zero)}"
         if outcome is Outcome.UNDECIDED:
             return f"{listed([pair.zero.num_layers for pair in deciding])} may be as good"
-        return f"{depth} {_is(depth)} {nearest.words.replace(' than 4', '')}"
+        text = f"{depth} {_is(depth)} {nearest.words.replace(' than 4', '')}"
+        trained_there = {point.num_layers for point in POINTS}
+        others = [pair.zero for pair in _tested(comparison, pairs) if pair.zero.num_layers in trained_there]
+        return text + ("; of the depths that it trained, 4 is best" if all(other.above for other in others) else "")
 
-    return _worse(comparison, [(r.num_layers, 4) for r in comparison.results if r.num_layers != 4], short)
+    return _worse(comparison, pairs, short)
 
 
 def five_beats_six(comparison: Comparison, _: Sequence[Diagnostics]) -> Finding:
@@ -177,7 +182,7 @@ def deep_models_overfit(comparison: Comparison, diagnostics: Sequence[Diagnostic
     train_loss, gap = (part.difference.mean for part in (found[-1].train_loss, found[-1].gap))
     short = (
         f"from {best} to {found[-1].num_layers} layers training loss {'rises' if train_loss > 0 else 'falls'} by "
-        f"{abs(train_loss):.2f} nats, the gap to validation {'grows' if gap > 0 else 'shrinks'} by {abs(gap):.2f}"
+        f"{abs(train_loss):.3f} nats, the gap to validation {'grows' if gap > 0 else 'shrinks'} by {abs(gap):.3f}"
     )
     return Finding(outcome, _parts(found, best), short)
 
@@ -231,7 +236,7 @@ def _worse(
         text = ("closest: " if len(tested) > 1 else "") + _difference(deciding[0].zero)
     elif outcome is Outcome.REFUTED:
         deciding = [pair for pair in tested if pair.margin.below]
-        text = _differences([pair.zero if pair.zero.below else pair.margin for pair in deciding])
+        text = "; ".join(pair.numbers for pair in deciding)
     else:
         deciding = [pair for pair in tested if not pair.zero.above]
         text = "; ".join(pair.numbers for pair in deciding)
@@ -263,7 +268,7 @@ def _better(pair: PairComparison) -> str:
 
 
 def _size(pair: PairComparison) -> str:
-    return f"{abs(pair.difference.mean):.2f}"
+    return number(replace(pair.difference, mean=abs(pair.difference.mean)))
 
 
 def _is(depth: int) -> str:

@@ -5,8 +5,10 @@ from statistics import fmean
 from typing import Any
 
 from newllm.analysis.cost import seeds_side_by_side
-from newllm.analysis.markdown import cell, depths_in_words, plural
+from newllm.analysis.markdown import cell, depths_in_words, listed, number, plural
 from newllm.analysis.published import STUDY_DATA, STUDY_SWITCHES, STUDY_TRAINING
+from newllm.analysis.results import DepthResult
+from newllm.analysis.statistics import difference_interval, mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
 
@@ -33,6 +35,9 @@ little worse beside it than they are.
 - Not distinguishable does not mean equal: few seeds see only large differences.
 - The validation figure of a seed is the lowest of all its epochs, and so a little lower than one epoch’s would be."""
 
+LATE = 30
+"""So many epochs before the end tell whether a training was still gaining."""
+
 HARDWARE = "Seconds and kJ are of the hardware named below; operations are computed, not counted."
 
 
@@ -44,6 +49,7 @@ def method_section(comparison: Comparison) -> str:
 def limits_section(comparison: Comparison, supplements: Supplements) -> str:
     """What the figures do not cover, with the numbers that say how much."""
     texts = [_vocabulary(comparison, supplements), *_windows(comparison.parameters), *_schedule(comparison)]
+    texts += [*_longer(comparison, supplements), *_start(comparison, supplements)]
     return "\n".join([*(f"- {text}" for text in texts), SAMPLING, f"- {HARDWARE}"])
 
 
@@ -108,20 +114,70 @@ def _windows(parameters: Any) -> Iterable[str]:
 
 def _schedule(comparison: Comparison) -> Iterable[str]:
     """One setting for all depths, and which of them it ended while they were still improving."""
-    unfinished = [
+    going_on = unfinished(comparison)
+    text = "All depths share one learning rate and one schedule."
+    if not going_on or len(comparison.results) == 1:
+        yield f"{text} A depth that is worse here may be as good with its own."
+        return
+    best = [fmean(result.over_seeds("best_epoch")) for result in going_on]
+    last = max(run.epochs_run for result in going_on for run in result.runs.seeds)
+    epochs = f"{min(best):.1f}" if min(best) == max(best) else f"{min(best):.1f} to {max(best):.1f}"
+    gains = [_late_gain(result) for result in going_on]
+    late = ""
+    if None not in gains:
+        losses = listed([f"{gain:.3f}" for gain in gains])
+        late = f", and their lowest validation loss fell by {losses} nats in the last {LATE} epochs, in that order"
+    yield (
+        f"{text} At {depths_in_words([result.num_layers for result in going_on])} most seeds did not stop early (best "
+        f"epoch {epochs} of {last} on average){late}: with more epochs, or a learning rate of each depth’s own, the "
+        "order may differ."
+    )
+
+
+def unfinished(comparison: Comparison) -> list[DepthResult]:
+    """The depths of which most seeds ran for all epochs; shallowest first."""
+    return [
         result
         for result in comparison.results
         if 2 * sum(run.stopped_early for run in result.runs.seeds) < len(result.runs.seeds)
     ]
-    text = "All depths share one learning rate and one schedule."
-    if not unfinished or len(comparison.results) == 1:
-        yield f"{text} A depth that is worse here may be as good with its own."
+
+
+def _late_gain(result: DepthResult) -> float | None:
+    """By how much the lowest validation loss fell in the last epochs, in nats; mean over the seeds that had them."""
+    gains = []
+    for run in result.runs.seeds:
+        losses = [row.val_loss for row in result.curve if row.seed == run.seed]
+        if len(losses) > LATE:
+            gains.append(min(losses[:-LATE]) - min(losses))
+    return fmean(gains) if gains else None
+
+
+def _longer(comparison: Comparison, supplements: Supplements) -> Iterable[str]:
+    """Whether a depth that is not the best comes up with it in a longer training."""
+    best = comparison.best
+    for one in supplements.grown:
+        if one.pattern == "longer" and one.num_layers != best.num_layers and one.base in unfinished(comparison):
+            values = one.over_seeds("val_ppl")
+            difference = difference_interval(values, best.over_seeds("val_ppl"))
+            fewest, most = (choose(seed.epochs_run for seed in one.seeds) for choose in (min, max))
+            yield (
+                f"Depth {one.num_layers} was trained longer, by {fewest} to {most} epochs from its best weights on "
+                f"(`longer`, see the grown contexts): it comes to {number(mean_interval(values))}, a difference "
+                f"of {number(difference, signed=True)} from depth {best.num_layers} as it is."
+            )
+
+
+def _start(comparison: Comparison, supplements: Supplements) -> Iterable[str]:
+    """What besides depth itself may keep deep models from fitting."""
+    measured = [entry for entry in supplements.overfitting if entry.initial_norms]
+    if len(measured) < 2:
         return
-    best = [fmean(result.over_seeds("best_epoch")) for result in unfinished]
-    last = max(run.epochs_run for result in unfinished for run in result.runs.seeds)
-    epochs = f"{min(best):.1f}" if min(best) == max(best) else f"{min(best):.1f} to {max(best):.1f}"
+    ends = [(entry.num_layers, max(entry.initial_norms)) for entry in (measured[0], measured[-1])]
+    norms = " and ".join(f"{norm:.2g} with {plural(depth, 'layer')}" for depth, norm in ends)
+    half = comparison.studied.runs.precision
+    rounding = f", and training computes in {half}, which keeps few digits of values so small" if half == "fp16" else ""
     yield (
-        f"{text} At {depths_in_words([result.num_layers for result in unfinished])} most seeds were still improving "
-        f"when training ended (best epoch {epochs} of {last} on average): with more epochs, or a learning rate of each "
-        "depth’s own, the order may differ."
+        "All depths begin with weights of one standard deviation. The largest gradient of a hidden layer is then "
+        f"{norms}{rounding}: that deep models fit less may come from such a start and not from depth as such."
     )

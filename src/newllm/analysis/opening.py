@@ -13,7 +13,8 @@ from newllm.analysis.cost import (
     ways,
 )
 from newllm.analysis.judging import Outcome
-from newllm.analysis.markdown import at_most, cell, listed, number, p_value, plural, ranged
+from newllm.analysis.markdown import at_most, cell, depths_in_words, listed, number, p_value, plural, ranged
+from newllm.analysis.method import unfinished
 from newllm.analysis.results import DepthResult
 from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison
@@ -31,6 +32,7 @@ def opening(comparison: Comparison, supplements: Supplements, verdicts: Sequence
         *_certainty(comparison),
         _cost(comparison, supplements),
         _target(comparison, supplements),
+        *_condition(comparison),
     ]
     return "\n\n".join([" ".join(answer), *_note(comparison), *([_notebook(comparison, verdicts)] if verdicts else [])])
 
@@ -85,10 +87,12 @@ def _cost(comparison: Comparison, supplements: Supplements) -> str:
 
     own, baseline = _cheapest(comparison), comparison.baseline
     beside = f" ({_layers(baseline)}: {amounts(baseline)})" if baseline is not own else ""
-    text = f"seed of {_layers(own)} takes {amounts(own)}{beside}"
     if len(comparison.devices) == 1:
-        return f"{_where(comparison)}, a {text}."
-    return f"A {text}; seconds are not compared, since the depths were trained on different devices."
+        alone = max(map(seeds_side_by_side, comparison.results)) == 1
+        words = f"a seed of {_layers(own)} takes" if alone else f"the share of a seed of {_layers(own)} is"
+        return f"{_where(comparison)}, {words} {amounts(own)} without start-up{beside}."
+    text = f"A seed of {_layers(own)} takes {amounts(own)}{beside}"
+    return f"{text}; seconds are not compared, since the depths were trained on different devices."
 
 
 def _where(comparison: Comparison) -> str:
@@ -133,18 +137,27 @@ def _target(comparison: Comparison, supplements: Supplements) -> str:
         some = "" if late == len(found[depth]) else f" ({late} of {len(found[depth])} seeds)"
         epochs = f"{means[depth].epochs:.0f} epochs"
         costs = _amounts(comparison, means[depth], per_epoch[depth])[:1]
-        return f"by {plural(depth, 'layer')}{some} after {listed([epochs, *costs])}"
+        return f"{plural(depth, 'layer')}{some} after {listed([epochs, *costs])}"
 
     own, easiest = _cheapest(comparison).num_layers, min(means, key=rank)
-    parts = [way(own)] if own in means and own != easiest else []
-    if len(found) > 1:
-        parts.append(f"most cheaply {way(easiest)}")
-    else:
-        parts = [way(easiest)]
+    parts = [f"is reached by {way(own)}"] if own in means and own != easiest else []
+    parts.append(f"{'' if parts else 'is reached '}{'most cheaply ' if len(found) > 1 else ''}by {way(easiest)}")
     never = [depth for depth in found if depth not in means]
+    most = max(run.epochs_run for result in comparison.results for run in result.runs.seeds)
     if never:
-        parts.append(f"never by {ranged(never)}")
-    return f"Perplexity {goal:.2f}, {what}, is reached {_sequence(parts)}."
+        parts.append(f"not within {plural(most, 'epoch')} by {ranged(never)}")
+    return f"Perplexity {goal:.2f}, {what}, {_sequence(parts)}."
+
+
+def _condition(comparison: Comparison) -> Iterable[str]:
+    """What the order of the depths holds for, if some might have gone on."""
+    going_on = [result.num_layers for result in unfinished(comparison)]
+    if going_on and len(comparison.results) > 1:
+        most = max(run.epochs_run for result in comparison.results for run in result.runs.seeds)
+        yield (
+            f"All of it is of one learning rate and {plural(most, 'epoch')}, in which most seeds of "
+            f"{depths_in_words(going_on)} did not stop early."
+        )
 
 
 def _note(comparison: Comparison) -> Iterable[str]:

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 SOURCE = "lab notebook of 2025-11-18, FP16 on an NVIDIA L4"
 
 
+STUDY_DEPTHS = (1, 2, 3, 4, 5, 6, 7, 8)
+STUDY_NUM_SEEDS = 5
+STUDY_EPOCHS = 150
+
+
 @dataclass(frozen=True)
 class PublishedPoint:
     """One depth as the notebook reports it.
@@ -18,7 +23,7 @@ class PublishedPoint:
         val_ppl: best validation perplexity.
         val_accuracy: best validation accuracy, a fraction.
         num_params: parameters as printed there; rounded, and not always equal to the definition's count.
-        complete: whether the training ran to its last epoch.
+        epochs: how many it was trained.
         state: the notebook's remark, in words.
     """
 
@@ -26,25 +31,26 @@ class PublishedPoint:
     val_ppl: float
     val_accuracy: float
     num_params: float
-    complete: bool
+    epochs: int
     state: str
+
+    @property
+    def complete(self) -> bool:
+        """Whether the training ran to its last epoch."""
+        return self.epochs == STUDY_EPOCHS
 
 
 POINTS = (
-    PublishedPoint(1, 20.4, 0.381, 1.2e6, False, "stopped at epoch 75 of 150; “about 20.3” expected"),
-    PublishedPoint(4, 20.1, 0.384, 2.0e6, False, "stopped at epoch 135 of 150; “about 20.0” expected"),
-    PublishedPoint(5, 20.50, 0.383, 2.3e6, True, "complete, best at epoch 150"),
-    PublishedPoint(6, 20.60, 0.385, 2.74e6, True, "complete, but as 50 epochs and then 100 more"),
-    PublishedPoint(7, 21.77, 0.379, 3.1e6, True, "complete, best at epoch 149"),
+    PublishedPoint(1, 20.4, 0.381, 1.2e6, 75, "stopped at epoch 75 of 150; “about 20.3” expected"),
+    PublishedPoint(4, 20.1, 0.384, 2.0e6, 135, "stopped at epoch 135 of 150; “about 20.0” expected"),
+    PublishedPoint(5, 20.50, 0.383, 2.3e6, 150, "complete, best at epoch 150"),
+    PublishedPoint(6, 20.60, 0.385, 2.74e6, 150, "complete, but as 50 epochs and then 100 more"),
+    PublishedPoint(7, 21.77, 0.379, 3.1e6, 150, "complete, best at epoch 149"),
 )
 
 TRAJECTORY_NUM_LAYERS = 6
 TRAJECTORY = {1: 87.5, 5: 67.0, 10: 67.6, 20: 46.9, 30: 33.2, 40: 28.9, 50: 26.03}
 """Validation perplexity after an epoch, of an earlier run of the same setting at depth 6."""
-
-STUDY_DEPTHS = (1, 2, 3, 4, 5, 6, 7, 8)
-STUDY_NUM_SEEDS = 5
-STUDY_EPOCHS = 150
 
 STUDY_DATA: dict[str, tuple[str, object]] = {
     "data.source": ("source of the text", "wikitext"),
