@@ -92,6 +92,20 @@ def test_target(tmp_path: Path) -> None:
     assert "No seed reaches perplexity 20.50, the notebook’s best complete run." in above
 
 
+def test_what_it_holds_for(tmp_path: Path) -> None:
+    """Of five seeds one stops early; then, at depths 1 and 2, all do, and then at all depths."""
+    held = "All of it is of one learning rate and 150 epochs, in which most seeds of depths {} did not stop early."
+    assert held.format("1 to 8") in paragraph(tmp_path, study(tmp_path))
+    for depth in PERPLEXITIES:
+        if depth == 3:
+            assert held.format("3 to 8") in paragraph(tmp_path, reload(tmp_path))
+        change_json(
+            tmp_path / f"metrics/runs/{depth}.json",
+            lambda runs: [run.update(stopped_early=True) for run in runs["seeds"]],
+        )
+    assert "one learning rate" not in paragraph(tmp_path, reload(tmp_path))
+
+
 def test_who_is_cheapest(tmp_path: Path) -> None:
     """Depth 1 gets there sooner; at depth 6 only some seeds do."""
     study(tmp_path)

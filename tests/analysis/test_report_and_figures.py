@@ -25,9 +25,11 @@ from tests.analysis.metrics_files import (
     change_json,
     final_perplexity,
     write_all,
+    write_diagnostics,
+    write_expand,
     write_supplements,
 )
-from tests.analysis.studies import more, reload, study
+from tests.analysis.studies import PERPLEXITIES, more, reload, study
 
 NOTHING = Supplements()
 ALWAYS = {"perplexity_by_depth.png", "perplexity_by_parameters.png", "learning_curves.png", "training_time.png"}
@@ -160,6 +162,22 @@ def test_method_says_what_was_recorded(tmp_path: Path) -> None:
     assert "warm-up" not in alone
     assert "side by side" not in alone
     assert "'" not in alone
+
+
+def test_limits_name_the_start_and_the_longer_training(tmp_path: Path) -> None:
+    limits = lists(write_report(study(tmp_path)), "Limits")
+    assert "trained longer" not in limits
+    assert "gradient" not in limits
+    for depth in PERPLEXITIES:
+        write_diagnostics(tmp_path, depth, lambda depth, seed: 2.8)
+    write_expand(tmp_path, 1, "longer", 0.25)
+    compared = reload(tmp_path)
+    limits = lists(write_report(compared, supplements=more(tmp_path, compared)), "Limits")
+    assert "hidden layer is then 0.001 with 1 layer and 0.008 with 8 layers, and training computes in fp16, " in limits
+    assert re.search(
+        r"Depth 1 was trained longer, by \d+ to \d+ epochs .*: it comes to 20\.00 ± 0\.0\d, a diff", limits
+    )
+    assert re.search(r"a difference of \+0\.10 ± 0\.0\d from depth 4 as it is\.", limits)
 
 
 def test_limits_have_their_numbers(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from newllm.analysis.drawing import (
     time_unit,
 )
 from newllm.analysis.further_figures import draw_cost, draw_positions
+from newllm.analysis.markdown import plural
 from newllm.analysis.published import POINTS
 from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison
@@ -55,7 +56,9 @@ def _perplexity_by_depth(figure: Figure, comparison: Comparison) -> None:
     axes.set_xlim(depths[0] - 0.6, depths[-1] + 0.6)
     axes.set_xticks(spaced(depths, depths[-1] - depths[0]))
     axes.set_xlabel("number of layers")
-    _finish_perplexities(figure, axes, comparison, "depth", f"baseline: these {layers(comparison.baseline.num_layers)}")
+    _finish_perplexities(
+        figure, axes, comparison, "depth", f"mean of the baseline, {layers(comparison.baseline.num_layers)}"
+    )
 
 
 def _perplexity_by_parameters(figure: Figure, comparison: Comparison) -> None:
@@ -142,7 +145,9 @@ def _training_time(figure: Figure, comparison: Comparison) -> None:
     bars = axes.bar(names, [time / divisor for time in times], color=OURS, width=0.65)
     if len(names) <= MOST_LABELS:
         run = [fmean(result.over_seeds("epochs_run")) for result in comparison.results]
-        labels = [f"{time / divisor:.3g}\n{epochs:.0f} epochs" for time, epochs in zip(times, run, strict=True)]
+        labels = [
+            f"{time / divisor:.3g}\n{plural(round(epochs), 'epoch')}" for time, epochs in zip(times, run, strict=True)
+        ]
         axes.bar_label(bars, labels=labels, padding=4, fontsize=11)
     axes.grid(visible=False, axis="x")
     axes.margins(y=0.14)

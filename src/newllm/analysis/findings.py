@@ -60,7 +60,7 @@ def _on_the_test_split(comparison: Comparison) -> str:
     worse = [pair for pair in pairs if pair.above]
     text = "On the test split, which chose nothing, "
     if len(worse) == len(pairs):
-        text += f"every other depth is worse too (adjusted p {at_most(pair.adjusted_p for pair in pairs)})"
+        text += f"every other depth is shown to be worse (adjusted p {at_most(pair.adjusted_p for pair in pairs)})"
     elif worse:
         text += f"only {depths_in_words([pair.num_layers for pair in worse])} {_is(worse)} shown to be worse"
     else:

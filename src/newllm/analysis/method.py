@@ -114,13 +114,12 @@ def _windows(parameters: Any) -> Iterable[str]:
 
 def _schedule(comparison: Comparison) -> Iterable[str]:
     """One setting for all depths, and which of them it ended while they were still improving."""
-    going_on = unfinished(comparison)
+    going_on = comparison.unfinished
     text = "All depths share one learning rate and one schedule."
     if not going_on or len(comparison.results) == 1:
         yield f"{text} A depth that is worse here may be as good with its own."
         return
     best = [fmean(result.over_seeds("best_epoch")) for result in going_on]
-    last = max(run.epochs_run for result in going_on for run in result.runs.seeds)
     epochs = f"{min(best):.1f}" if min(best) == max(best) else f"{min(best):.1f} to {max(best):.1f}"
     gains = [_late_gain(result) for result in going_on]
     late = ""
@@ -129,18 +128,9 @@ def _schedule(comparison: Comparison) -> Iterable[str]:
         late = f", and their lowest validation loss fell by {losses} nats in the last {LATE} epochs, in that order"
     yield (
         f"{text} At {depths_in_words([result.num_layers for result in going_on])} most seeds did not stop early (best "
-        f"epoch {epochs} of {last} on average){late}: with more epochs, or a learning rate of each depth’s own, the "
-        "order may differ."
+        f"epoch {epochs} of {comparison.most_epochs} on average){late}: with more epochs, or a learning rate of each "
+        "depth’s own, the order may differ."
     )
-
-
-def unfinished(comparison: Comparison) -> list[DepthResult]:
-    """The depths of which most seeds ran for all epochs; shallowest first."""
-    return [
-        result
-        for result in comparison.results
-        if 2 * sum(run.stopped_early for run in result.runs.seeds) < len(result.runs.seeds)
-    ]
 
 
 def _late_gain(result: DepthResult) -> float | None:
@@ -157,7 +147,7 @@ def _longer(comparison: Comparison, supplements: Supplements) -> Iterable[str]:
     """Whether a depth that is not the best comes up with it in a longer training."""
     best = comparison.best
     for one in supplements.grown:
-        if one.pattern == "longer" and one.num_layers != best.num_layers and one.base in unfinished(comparison):
+        if one.pattern == "longer" and one.num_layers != best.num_layers and one.base in comparison.unfinished:
             values = one.over_seeds("val_ppl")
             difference = difference_interval(values, best.over_seeds("val_ppl"))
             fewest, most = (choose(seed.epochs_run for seed in one.seeds) for choose in (min, max))

@@ -14,7 +14,6 @@ from newllm.analysis.cost import (
 )
 from newllm.analysis.judging import Outcome
 from newllm.analysis.markdown import at_most, cell, depths_in_words, listed, number, p_value, plural, ranged
-from newllm.analysis.method import unfinished
 from newllm.analysis.results import DepthResult
 from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison
@@ -143,19 +142,17 @@ def _target(comparison: Comparison, supplements: Supplements) -> str:
     parts = [f"is reached by {way(own)}"] if own in means and own != easiest else []
     parts.append(f"{'' if parts else 'is reached '}{'most cheaply ' if len(found) > 1 else ''}by {way(easiest)}")
     never = [depth for depth in found if depth not in means]
-    most = max(run.epochs_run for result in comparison.results for run in result.runs.seeds)
     if never:
-        parts.append(f"not within {plural(most, 'epoch')} by {ranged(never)}")
+        parts.append(f"not within {plural(comparison.most_epochs, 'epoch')} by {ranged(never)}")
     return f"Perplexity {goal:.2f}, {what}, {_sequence(parts)}."
 
 
 def _condition(comparison: Comparison) -> Iterable[str]:
     """What the order of the depths holds for, if some might have gone on."""
-    going_on = [result.num_layers for result in unfinished(comparison)]
+    going_on = [result.num_layers for result in comparison.unfinished]
     if going_on and len(comparison.results) > 1:
-        most = max(run.epochs_run for result in comparison.results for run in result.runs.seeds)
         yield (
-            f"All of it is of one learning rate and {plural(most, 'epoch')}, in which most seeds of "
+            f"All of it is of one learning rate and {plural(comparison.most_epochs, 'epoch')}, in which most seeds of "
             f"{depths_in_words(going_on)} did not stop early."
         )
 

@@ -45,6 +45,20 @@ class Comparison:
         return min(self.results, key=lambda result: mean_interval(result.over_seeds("val_ppl")).mean)
 
     @property
+    def unfinished(self) -> list[DepthResult]:
+        """The depths of which most seeds did not stop early; shallowest first."""
+        return [
+            result
+            for result in self.results
+            if 2 * sum(run.stopped_early for run in result.runs.seeds) < len(result.runs.seeds)
+        ]
+
+    @property
+    def most_epochs(self) -> int:
+        """The most that any seed ran."""
+        return max(run.epochs_run for result in self.results for run in result.runs.seeds)
+
+    @property
     def num_seeds(self) -> int:
         """Seeds a depth, the same for all."""
         return len(self.studied.runs.seeds)
