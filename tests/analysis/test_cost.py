@@ -131,6 +131,14 @@ def test_section(tmp_path: Path) -> None:
     assert "different devices" not in section
 
 
+def test_operations_of_a_small_model_are_not_nothing(tmp_path: Path) -> None:
+    small = {**PARAMETERS, "model": {**PARAMETERS["model"], "embedding_dim": 2, "context_dim": 2, "hidden_size": 2}}
+    _, cells = cost_of(tmp_path, comparison(tmp_path, epochs=5, parameters=small))
+    expected = 6 * (2 * 2 + 3 * 4 + 1006 * 2) * 51_026 * 63 * 4.8 / 1e15
+    assert cells["4"][3] == f"{expected:.2g}"
+    assert float(cells["4"][3]) == pytest.approx(expected, rel=0.05)
+
+
 def test_energy_in_the_section(tmp_path: Path) -> None:
     """4.8 epochs of 250 J; depth 1 never reaches the target."""
     section, cells = cost_of(tmp_path, comparison(tmp_path, epochs=5, startup=7.0, joules=250))

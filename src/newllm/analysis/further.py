@@ -18,7 +18,7 @@ from newllm.analysis.cost import (
     ways,
 )
 from newllm.analysis.diagnosis import Diagnosis
-from newllm.analysis.markdown import at_depths, cell, number, p_value, plural, table
+from newllm.analysis.markdown import amount, at_depths, cell, number, p_value, plural, table
 from newllm.analysis.results import DepthResult
 from newllm.analysis.statistics import Estimate, mean_interval
 from newllm.analysis.summary import Comparison
@@ -111,7 +111,7 @@ def _amounts(effort: Effort | None, per_epoch: float | None, energy: bool) -> li
     if effort is None:
         return ["–"] * (4 if energy else 3)
     joules = "not known" if effort.joules is None else f"{effort.joules / 1000:,.2f}"
-    petaflop = "not known" if per_epoch is None else f"{per_epoch * effort.epochs:,.2f}"
+    petaflop = "not known" if per_epoch is None else amount(per_epoch * effort.epochs)
     return [f"{effort.epochs:.1f}", f"{effort.seconds:,.1f}", *([joules] if energy else []), petaflop]
 
 

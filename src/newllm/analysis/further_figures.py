@@ -20,6 +20,7 @@ from newllm.analysis.drawing import (
     say_nothing_measured,
     time_unit,
 )
+from newllm.analysis.markdown import amount
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
 
@@ -43,7 +44,7 @@ def draw_cost(figure: Figure, comparison: Comparison, supplements: Supplements) 
             axes.scatter([position] * len(times), times, s=26, color=OURS, alpha=0.35, linewidths=0)
             axes.plot(position, mean.seconds / divisor, "o", markersize=9, color=OURS)
             per_epoch = petaflop_per_epoch(result, supplements.training_data)
-            operations = [] if per_epoch is None else [f"{per_epoch * mean.epochs:,.2f}", "PFLOP"]
+            operations = [] if per_epoch is None else [amount(per_epoch * mean.epochs), "PFLOP"]
             lines = [*operations, f"{len(times)} of {len(seeds)}"]
         highest = max(highest, *times, 0.0)
         if len(means) <= MOST_LABELS:

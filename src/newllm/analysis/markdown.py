@@ -29,6 +29,11 @@ def number(estimate: Estimate, signed: bool = False, decimals: int = 2) -> str:
     return text if estimate.half_width is None else f"{text} ± {format(estimate.half_width, form).lstrip('+')}"
 
 
+def amount(value: float) -> str:
+    """Two decimals; two significant digits where that would be nearly nothing: `4.52`, `2.1e-05`."""
+    return f"{value:,.2f}" if value >= 0.01 else f"{value:.2g}"
+
+
 def p_value(p: float | None) -> str:
     """Two significant digits, as a number with its relation: `= 0.013`, `< 0.0001`; `unknown` without a test."""
     if p is None:

@@ -151,8 +151,9 @@ def _longer(comparison: Comparison, supplements: Supplements) -> Iterable[str]:
             values = one.over_seeds("val_ppl")
             difference = difference_interval(values, best.over_seeds("val_ppl"))
             fewest, most = (choose(seed.epochs_run for seed in one.seeds) for choose in (min, max))
+            epochs = plural(most, "epoch") if fewest == most else f"{fewest} to {most} epochs"
             yield (
-                f"Depth {one.num_layers} was trained longer, by {fewest} to {most} epochs from its best weights on "
+                f"Depth {one.num_layers} was trained longer, by {epochs} from its best weights on "
                 f"(`longer`, see the grown contexts): it comes to {number(mean_interval(values))}, a difference "
                 f"of {number(difference, signed=True)} from depth {best.num_layers} as it is."
             )
