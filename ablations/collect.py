@@ -103,7 +103,7 @@ def _command(name: str, changes: Mapping[str, Any], depths: Sequence[int]) -> st
     """What makes the experiment from the study."""
     settings = [f"-S {switch}={json.dumps(value)}" for switch, value in changes.items()]
     stages = [f"{stage}@{depth}" for stage in ("evaluate", "diagnose") for depth in sorted(set(depths))]
-    return " ".join(["dvc exp run --name", name, *settings, *stages])
+    return " ".join(["dvc exp run --temp --name", name, *settings, *stages])
 
 
 def _results(commit: str, revision: str, depths: Sequence[int], folder: Path) -> list[DepthResult]:

@@ -51,7 +51,7 @@ def experiment(
     return {
         "name": "residual",
         "revision": "ab" * 20,
-        "command": "dvc exp run --name residual -S model.residual=true evaluate@4 diagnose@4",
+        "command": "dvc exp run --temp --name residual -S model.residual=true evaluate@4 diagnose@4",
         "changes": changes,
         "parameters": {**parameters, **changes},
         "data_sha256": "ab" * 32,
@@ -131,7 +131,7 @@ def test_section(tmp_path: Path) -> None:
     assert "Residual connections: better at depths 6 and 8, no difference shown at depth 4." in text
     assert "Warm-up over 10 epochs: worse at depth 8, no difference shown at depth 6." in text
     assert f"Residual connections: at depths 6 and 8 {FIT}." in text
-    assert "residual: `dvc exp run --name residual -S model.residual=true evaluate@4" in text
+    assert "residual: `dvc exp run --temp --name residual -S model.residual=true evaluate@4" in text
     assert "abababababab" in text
 
 
