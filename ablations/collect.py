@@ -1,6 +1,7 @@
 """Collects experiments into ablations/results.json: python -m ablations.collect NAME=REVISION ...
 
 A revision is a commit, or the name of a DVC experiment. Each must differ from params.yaml here in the switches alone.
+Of each, the depths are taken that were trained with its parameters.
 """
 
 import argparse
@@ -24,7 +25,6 @@ from newllm.errors import UserError
 from newllm.files import write_json
 
 RESULTS = Path("ablations/results.json")
-NUM_LAYERS = (4, 6, 8)
 ROUNDING = 5e-4
 """Nats between two stages' losses of the same weights at most. Those of two trainings differ by more at some seed."""
 
@@ -33,14 +33,13 @@ def main() -> None:
     """Reads everything, then writes the table in one step: an error leaves the earlier one as it was."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiments", nargs="+", metavar="NAME=REVISION")
-    parser.add_argument("--num-layers", type=int, nargs="+", default=list(NUM_LAYERS), metavar="DEPTH")
     options = parser.parse_args()
     pairs = [experiment.partition("=") for experiment in options.experiments]
     if bad := [name + sign + revision for name, sign, revision in pairs if not (name and revision)]:
         parser.error(f"found {bad[0]!r}, expected NAME=REVISION")
     try:
         study = flatten(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")))
-        experiments = [collect(name, revision, options.num_layers, study) for name, _, revision in pairs]
+        experiments = [collect(name, revision, study) for name, _, revision in pairs]
     except UserError as error:
         sys.exit(f"error: {error}")
     write_json(RESULTS, AblationsFile(experiments=experiments).model_dump())
@@ -50,18 +49,17 @@ def main() -> None:
             print(f"{one.name}, depth {depth.num_layers}: val PPL {sum(values) / len(values):.2f}, {len(values)} seeds")
 
 
-def collect(name: str, revision: str, depths: Sequence[int], study: Mapping[str, Any]) -> Ablation:
-    """One experiment's results at some depths.
+def collect(name: str, revision: str, study: Mapping[str, Any]) -> Ablation:
+    """One experiment's results at the depths that it trained.
 
     Args:
         name: what to call it.
         revision: a commit or a DVC experiment's name.
-        depths: those that the experiment trained.
         study: the study's parameters with dotted names.
 
     Raises:
-        UserError: there is no such revision, it has no results of a depth, or they were not made with its params.yaml;
-            or that differs from the study's otherwise than in switches, or in none.
+        UserError: there is no such revision, its params.yaml differs from the study's otherwise than in switches, or in
+            none; or no results were made with it, or they are damaged.
     """
     commit = _resolve(revision)
     parameters = flatten(yaml.safe_load(_show(commit, "params.yaml")))
@@ -75,12 +73,13 @@ def collect(name: str, revision: str, depths: Sequence[int], study: Mapping[str,
     if not found:
         raise UserError(f"{revision}:params.yaml: no switch differs from params.yaml here; name another revision")
     changes = {switch: theirs for switch, (_, theirs) in found.items()}
+    depths = _trained(commit, parameters)
     command = _command(name, changes, depths)
+    if not depths:
+        raise UserError(f"{revision}:metrics/runs: no depth was trained with its params.yaml; run `{command} ...`")
     with tempfile.TemporaryDirectory() as folder:
         results = _results(commit, revision, depths, Path(folder))
         measured = [_train_losses(commit, result, Path(folder)) for result in results]
-    for result in results:
-        _check_recorded(result, parameters, revision, command)
     if unknown := [result.num_layers for result, losses in zip(results, measured, strict=True) if not losses]:
         print(
             f"{name}: training loss without dropout is not known {at_depths(unknown)}, and claim 6 not judged there: "
@@ -89,12 +88,13 @@ def collect(name: str, revision: str, depths: Sequence[int], study: Mapping[str,
     runs = results[0].runs
     return Ablation(
         name=name,
-        revision=commit,
         command=command,
         changes=changes,
         parameters=runs.parameters,
         data_sha256=runs.data_sha256,
         device=" and ".join(sorted({result.runs.device for result in results})),
+        git_commit=runs.git_commit,
+        git_dirty=runs.git_dirty,
         depths=[_depth(result, losses) for result, losses in zip(results, measured, strict=True)],
     )
 
@@ -104,6 +104,25 @@ def _command(name: str, changes: Mapping[str, Any], depths: Sequence[int]) -> st
     settings = [f"-S {switch}={json.dumps(value)}" for switch, value in changes.items()]
     stages = [f"{stage}@{depth}" for stage in ("evaluate", "diagnose") for depth in sorted(set(depths))]
     return " ".join(["dvc exp run --temp --name", name, *settings, *stages])
+
+
+def _trained(commit: str, parameters: Mapping[str, Any]) -> list[int]:
+    """The depths whose runs record the parameters; the commit also has the study's own files of the others.
+
+    Runs that say nothing of their parameters count: what is wrong with them is said where they are read.
+    """
+    used = {name: value for name, value in parameters.items() if name.startswith(("model.", "train."))}
+    listing = (_git("ls-tree", "--name-only", commit, "metrics/runs/") or "").split()
+    recorded = {int(Path(path).stem): _recorded(_show(commit, path)) for path in listing if Path(path).stem.isdecimal()}
+    return sorted(depth for depth, found in recorded.items() if found is None or not differing(used, found))
+
+
+def _recorded(runs: str) -> dict[str, Any] | None:
+    """The parameters in a text of metrics/runs/<depth>.json, with dotted names; None if it has none."""
+    try:
+        return flatten(json.loads(runs)["runs"][0]["parameters"])
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        return None
 
 
 def _results(commit: str, revision: str, depths: Sequence[int], folder: Path) -> list[DepthResult]:
@@ -137,18 +156,6 @@ def _put(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _check_recorded(result: DepthResult, parameters: Mapping[str, Any], revision: str, command: str) -> None:
-    """An experiment's commit also has what it did not train: the study's own files."""
-    used = {name: value for name, value in parameters.items() if name.startswith(("model.", "train."))}
-    found = differing(used, result.runs.parameters)
-    if found:
-        name, (expected, recorded) = next(iter(found.items()))
-        raise UserError(
-            f"{revision}:metrics/runs/{result.num_layers}.json: trained with {name} {recorded}, expected {expected} as "
-            f"in its params.yaml; run `{command}`, or leave out depth {result.num_layers} with --num-layers"
-        )
-
-
 def _depth(result: DepthResult, train_losses: Sequence[float]) -> AblationDepth:
     names = AblationSeed.model_fields.keys() - {"plateau_epochs", "train_loss_without_dropout"}
     measured: Sequence[float | None] = train_losses or [None] * len(result.runs.seeds)
@@ -174,7 +181,7 @@ def _resolve(revision: str) -> str:
 def _show(commit: str, path: str) -> str:
     text = _git("show", f"{commit}:{path}")
     if text is None:
-        raise UserError(f"{commit[:12]}:{path}: no such file in this commit; name a revision that has it, or leave out")
+        raise UserError(f"{commit[:12]}:{path}: no such file in this commit; name a revision that has it")
     return text
 
 

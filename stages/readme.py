@@ -3,6 +3,7 @@
 from pathlib import Path
 from statistics import fmean
 
+from newllm.analysis.ablation import effects
 from newllm.analysis.cost import trainings
 from newllm.analysis.further import total_text
 from newllm.analysis.markdown import cell, number, percent, table
@@ -65,8 +66,13 @@ def results_section(root: Path) -> str:
         total_text(comparison, more),
         "![Validation perplexity by depth, every seed, means with 95 % intervals, and the notebook’s "
         "points](plots/perplexity_by_depth.png)",
-        "Tests between depths, the notebook’s seven claims with numbers and rules, cost, grown contexts, method and "
-        "limits are in [metrics/report.md](metrics/report.md).",
+        *(
+            ["![Validation perplexity by depth, as in the study and with a switch changed](plots/ablations.png)"]
+            if effects(comparison, more.ablations)
+            else []
+        ),
+        "Tests between depths, the notebook’s seven claims with numbers and rules, cost, grown contexts, ablations, "
+        "method and limits are in [metrics/report.md](metrics/report.md).",
     ]
     return "\n\n".join(parts)
 

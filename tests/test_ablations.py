@@ -93,7 +93,7 @@ def test_collects(repository: Repository) -> None:
     assert done.returncode == 0, done.stderr
     assert "residual, depth 8: val PPL 21.4" in done.stdout
     residual, warmup = load_ablations(repository.folder / "ablations/results.json")
-    assert (residual.revision, warmup.revision) == tuple(commits)
+    assert (residual.git_commit, residual.git_dirty) == ("0123456789abcdef0123456789abcdef01234567", False)
     assert (residual.changes, warmup.changes) == ({"model.residual": True}, {"train.warmup_epochs": 10})
     assert residual.command == (
         "dvc exp run --temp --name residual -S model.residual=true evaluate@4 evaluate@6 evaluate@8 "
@@ -123,21 +123,23 @@ def test_training_losses_are_those_of_the_experiments_weights(repository: Reposi
     assert losses == [[[None] * 5] * 3, [[2.0, 2.1, 2.2, 2.3, 2.4]] * 2 + [[None] * 5]]
 
 
-def test_depths_that_the_experiment_did_not_train(repository: Repository) -> None:
+def test_depths_that_the_experiment_did_not_train_are_the_studys(repository: Repository) -> None:
     commit = repository.experiment({"model.residual": True, "model.num_layers": 8}, depths=(4, 8))
+    more = repository.experiment({"model.residual": True}, depths=(3,))
+    done = repository.collect(f"residual={commit}", f"more={more}")
+    assert done.returncode == 0, done.stderr
+    first, second = load_ablations(repository.folder / "ablations/results.json")
+    assert [[depth.num_layers for depth in one.depths] for one in (first, second)] == [[4, 8], [3]]
+    assert first.command.endswith(" evaluate@4 evaluate@8 diagnose@4 diagnose@8")
+
+
+def test_nothing_trained(repository: Repository) -> None:
+    commit = repository.experiment({"model.residual": True}, depths=())
     done = repository.collect(f"residual={commit}")
     assert done.returncode == 1
-    assert f"{commit}:metrics/runs" in done.stderr
+    assert f"{commit}:metrics/runs: no depth was trained with its params.yaml" in done.stderr
+    assert "dvc exp run --temp --name residual -S model.residual=true" in done.stderr
     assert "Traceback" not in done.stderr
-    assert repository.collect(f"residual={commit}", "--num-layers", "8", "4").returncode == 0
-
-
-def test_untouched_depth_alone(repository: Repository) -> None:
-    commit = repository.experiment({"model.residual": True}, depths=(4,))
-    done = repository.collect(f"residual={commit}", "--num-layers", "6")
-    assert done.returncode == 1
-    assert "metrics/runs/6.json: trained with model.residual False, expected True" in done.stderr
-    assert "dvc exp run --temp --name residual -S model.residual=true evaluate@6 diagnose@6`" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -174,16 +176,31 @@ def test_bad_arguments(repository: Repository) -> None:
         assert done.returncode != 0
         assert expected in done.stderr
         assert "Traceback" not in done.stderr
-    commit = repository.experiment({"model.residual": True})
-    done = repository.collect(f"a={commit}", "--num-layers", "3")
-    assert "metrics/layers/3.json: no such file in this commit" in done.stderr
 
 
-def test_damaged_results_name_the_revision(repository: Repository) -> None:
-    (repository.folder / "metrics/layers/8.json").write_text("{}")
-    commit = repository.experiment({"model.residual": True}, depths=(4, 6))
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("runs/8.json", "{", "runs/8.json: not valid JSON"),
+        ("runs/8.json", "{}", "runs/8.json: key runs is missing"),
+        ("layers/4.json", "{}", "layers/4.json: key num_layers is missing"),
+        ("layers/4.json", None, "layers/4.json: no such file in this commit"),
+    ],
+)
+def test_damaged_results_name_the_revision(
+    repository: Repository, name: str, content: str | None, expected: str
+) -> None:
+    repository.git("checkout", "-q", repository.experiment({"model.residual": True}, depths=(4, 6)))
+    damaged = repository.folder / "metrics" / name
+    damaged.unlink()
+    if content is not None:
+        damaged.write_text(content)
+    commit = repository.commit()
+    repository.git("checkout", "-q", repository.study)
     done = repository.collect(f"a={commit}")
-    assert f"error: {commit}:metrics/layers/8.json: key num_layers is missing" in done.stderr
+    assert expected in done.stderr
+    assert done.stderr.startswith(f"error: {commit[:12]}")
+    assert "Traceback" not in done.stderr
 
 
 def test_the_committed_table_is_valid() -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
-from newllm.analysis.ablation import Parts, effects, load_ablations, mismatch
+from newllm.analysis.ablation import Parts, against_best, effects, load_ablations, mismatch
 from newllm.analysis.comparisons import Difference
+from newllm.analysis.further_figures import draw_ablations
 from newllm.analysis.report import write_report
 from newllm.analysis.statistics import Estimate
 from newllm.analysis.summary import Comparison
@@ -50,12 +52,13 @@ def experiment(
         depths.append({"num_layers": depth, "seeds": seeds})
     return {
         "name": "residual",
-        "revision": "ab" * 20,
         "command": "dvc exp run --temp --name residual -S model.residual=true evaluate@4 diagnose@4",
         "changes": changes,
         "parameters": {**parameters, **changes},
         "data_sha256": "ab" * 32,
         "device": "NVIDIA L4",
+        "git_commit": "ab" * 20,
+        "git_dirty": False,
         "depths": depths,
     }
 
@@ -127,12 +130,93 @@ def test_section(tmp_path: Path) -> None:
     won = math.log(23.0) - math.log(20.6)
     for cell, expected in zip(rows[4][7:10], (won, 0.9 * won, 0.1 * won), strict=True):
         assert cell.startswith(f"−{expected:.3f}"), "validation loss, training loss and gap"
-    assert rows[4][10:] == ["142.0", "9.0", "148.8"]
+    assert rows[4][10:] == ["142.0", "149.8", "9.0", "148.8"]
     assert "Residual connections: better at depths 6 and 8, no difference shown at depth 4." in text
     assert "Warm-up over 10 epochs: worse at depth 8, no difference shown at depth 6." in text
     assert f"Residual connections: at depths 6 and 8 {FIT}." in text
     assert "residual: `dvc exp run --temp --name residual -S model.residual=true evaluate@4" in text
-    assert "abababababab" in text
+    assert "`, NVIDIA L4, commit abababababab." in text
+
+
+def test_a_change_spread_over_experiments_is_one(tmp_path: Path) -> None:
+    compared = study(tmp_path)
+    write(
+        tmp_path,
+        experiment({8: 20.6, 4: 19.9}),
+        experiment({6: 20.5}, **{"train.warmup_epochs": 10}),
+        experiment({6: 20.0, 2: 20.0}),
+    )
+    found = effects(compared, load_ablations(tmp_path / "ablations/results.json"))
+    assert [(effect.ablation.words[:2], effect.depth.num_layers) for effect in found] == [
+        ("re", 2), ("re", 4), ("re", 6), ("re", 8), ("wa", 6)
+    ]  # fmt: skip
+    assert section(tmp_path, compared).count("Residual connections: better at depths 2, 6 and 8") == 1
+
+
+def test_beside_the_best_depth(tmp_path: Path) -> None:
+    """The study's best has 4 layers and 19.90 ± 0.04; what counts is being shown to be better, whatever the depth."""
+    compared = study(tmp_path)
+    write(tmp_path, experiment({6: 19.89, 8: 20.6}))
+    found = effects(compared, load_ablations(tmp_path / "ablations/results.json"))
+    best = [PERPLEXITIES[4] + 0.02 * (seed - 2) for seed in range(5)]
+    p_values = [
+        stats.ttest_ind([mean + 0.02 * (seed - 2) for seed in range(5)], best, equal_var=False).pvalue
+        for mean in (19.89, 20.6)
+    ]
+    assert [pair.adjusted_p for pair in against_best(compared, found)] == pytest.approx([p_values[0], 2 * p_values[1]])
+    closest = "the closest: 6 layers with residual connections (−0.01 ± 0.05, Holm-corrected p = 0.63)"
+    assert f"No run with a change is shown to be better than the study’s 4 layers; {closest}." in section(
+        tmp_path, compared
+    )
+    write(tmp_path, experiment({6: 19.5, 8: 19.89}))
+    text = section(tmp_path, compared)
+    assert "Better than the study’s 4 layers: 6 layers with residual connections (−0.40 ± 0.05)." in text
+
+
+def opening(root: Path, compared: Comparison) -> str:
+    section(root, compared)  # writes the training losses too
+    return write_report(compared, supplements=more(root, compared)).split("\n## ")[0]
+
+
+def test_the_opening_names_the_cause(tmp_path: Path) -> None:
+    compared = study(tmp_path)
+    write(tmp_path, experiment(RESIDUAL), experiment({6: 20.5, 8: 23.5}, **{"train.warmup_epochs": 10}))
+    assert opening(tmp_path, compared).rstrip().endswith(
+        f"With residual connections depths 6 and 8 reach 20.00 to 20.60 instead of 20.50 to 23.00; at depths 6 and 8 "
+        f"{FIT}. No run with a change is shown to be better than the study’s 4 layers; the closest: 4 layers with "
+        "residual connections (+0.00 ± 0.05, Holm-corrected p = 1). No gain is shown by warm-up over 10 epochs at depths "
+        "6 and 8."
+    )  # fmt: skip
+    write(tmp_path, experiment({6: 20.0}, lambda _: 0.1))
+    assert f"depth 6 reaches 20.00 instead of 20.50; at depth 6 {GAP}." in opening(tmp_path, compared)
+    write(tmp_path, experiment({6: 20.0}, lambda _: 0.5))
+    assert "depth 6 reaches 20.00 instead of 20.50. No run" in opening(tmp_path, compared), "undecided why"
+
+
+def test_the_opening_where_nothing_helps(tmp_path: Path) -> None:
+    compared = study(tmp_path)
+    write(tmp_path, experiment({6: 20.5, 8: 23.0}))
+    text = opening(tmp_path, compared)
+    assert text.rstrip().endswith("\n\nNo gain is shown by residual connections at depths 6 and 8.")
+    write(tmp_path, experiment({1: 19.5}))
+    assert "residual" not in opening(tmp_path, compared), "1 is not deeper than the best"
+
+
+def test_picture(tmp_path: Path) -> None:
+    """Every depth of the study and of each change at its mean; a change beside the depth, so that equal means show."""
+    compared = study(tmp_path)
+    write(tmp_path, experiment(RESIDUAL), experiment({6: 20.5}, **{"train.warmup_epochs": 10}))
+    figure = Figure()
+    draw_ablations(figure, compared, more(tmp_path, compared))
+    drawn = {bars.get_label(): bars.lines[0].get_xydata() for bars in figure.axes[0].containers}
+    assert list(drawn) == ["as in the study", "residual connections", "warm-up over 10 epochs"]
+    for points, means in zip(drawn.values(), (PERPLEXITIES, RESIDUAL, {6: 20.5}), strict=True):
+        assert [round(x) for x, _ in points] == list(means)
+        assert [y for _, y in points] == pytest.approx(list(means.values()))
+    positions = [points[list(means).index(6)][0] for points, means in zip(
+        drawn.values(), (PERPLEXITIES, RESIDUAL, {6: 20.5}), strict=True)]  # fmt: skip
+    assert len(set(positions)) == 3
+    assert "(../plots/ablations.png)" in section(tmp_path, compared)
 
 
 @pytest.mark.parametrize(
@@ -229,6 +313,7 @@ def test_experiments_of_another_study_are_left_out(tmp_path: Path) -> None:
         text = section(tmp_path, compared)
         assert f"Left out, not of this study: residual ({reason})." in text
         assert "| " not in text
+        assert "ablations.png" not in text
 
 
 def test_when_the_study_itself_has_the_switch(tmp_path: Path) -> None:
@@ -248,7 +333,7 @@ def first(**values: Any) -> Callable[[dict[str, Any]], object]:
 
 
 BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
-    (lambda one: one.update(revision="main"), "experiments.0.revision"),
+    (lambda one: one.update(git_commit=""), "experiments.0.git_commit"),
     (lambda one: one.update(changes={}), "experiments.0.changes"),
     (lambda one: one.update(depths=[]), "experiments.0.depths"),
     (lambda one: one.pop("command"), "experiments.0.command is missing"),

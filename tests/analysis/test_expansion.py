@@ -22,7 +22,7 @@ from newllm.analysis.expansion import (
     load_grown,
     of_pattern,
 )
-from newllm.analysis.experiments import grown_section
+from newllm.analysis.grown_section import grown_section
 from newllm.analysis.results import load_results
 from newllm.errors import UserError
 from tests.analysis.metrics_files import final_perplexity, write_all, write_expand

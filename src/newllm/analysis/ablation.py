@@ -58,16 +58,18 @@ class AblationDepth(Record):
 class Ablation(Record):
     """One experiment.
 
-    `changes` are the switches that differ from the study, `parameters` all that the runs recorded, with dotted names.
+    `changes` are the switches that differ from the study, `parameters` all that the runs recorded, with dotted names;
+    `git_commit` and `git_dirty` say which code trained.
     """
 
     name: Text
-    revision: Annotated[str, Field(pattern="^[0-9a-f]{40}$")]
     command: Text
     changes: Annotated[dict[Text, Any], Field(min_length=1)]
     parameters: dict[Text, Any]
     data_sha256: Text
     device: Text
+    git_commit: Text | None
+    git_dirty: bool | None
     depths: Annotated[list[AblationDepth], Field(min_length=1)]
 
     @property
@@ -167,15 +169,20 @@ def mismatch(comparison: Comparison, ablation: Ablation) -> str | None:
 def effects(
     comparison: Comparison, ablations: Sequence[Ablation], diagnostics: Sequence[Diagnostics] = ()
 ) -> list[Effect]:
-    """Each depth of the comparable experiments against the same depth of the results, where that is among them."""
+    """Each depth of the comparable experiments against the same depth of the results, where that is among them.
+
+    Ordered by change, in the order of the experiments, then by depth: one change may be spread over experiments.
+    """
     results = {result.num_layers: result for result in comparison.results}
+    compared = [ablation for ablation in ablations if mismatch(comparison, ablation) is None]
+    changes = list(dict.fromkeys(ablation.words for ablation in compared))
     found = [
         (ablation, depth, results[depth.num_layers])
-        for ablation in ablations
-        if mismatch(comparison, ablation) is None
+        for ablation in compared
         for depth in ablation.depths
         if depth.num_layers in results
     ]
+    found.sort(key=lambda one: (changes.index(one[0].words), one[1].num_layers))
     val_ppls = compare_samples([(depth.over_seeds("val_ppl"), own.over_seeds("val_ppl")) for _, depth, own in found])
     parts = _parts([(depth, own) for _, depth, own in found], diagnostics)
     return [
@@ -188,6 +195,12 @@ def effects(
         )
         for index, ((ablation, depth, own), val_ppl) in enumerate(zip(found, val_ppls, strict=True))
     ]
+
+
+def against_best(comparison: Comparison, found: Sequence[Effect]) -> list[Difference]:
+    """Validation perplexity of every changed depth minus that of the study's best depth: one family of tests."""
+    best = comparison.best.over_seeds("val_ppl")
+    return compare_samples([(effect.depth.over_seeds("val_ppl"), best) for effect in found])
 
 
 def _parts(pairs: Sequence[tuple[AblationDepth, DepthResult]], diagnostics: Sequence[Diagnostics]) -> dict[int, Parts]:

@@ -21,7 +21,7 @@ from newllm.analysis.drawing import (
     spaced,
     time_unit,
 )
-from newllm.analysis.further_figures import draw_cost, draw_positions
+from newllm.analysis.further_figures import draw_ablations, draw_cost, draw_positions
 from newllm.analysis.markdown import plural
 from newllm.analysis.published import POINTS
 from newllm.analysis.statistics import mean_interval
@@ -38,6 +38,7 @@ def draw_all(comparison: Comparison, supplements: Supplements) -> dict[str, byte
         "training_time.png": lambda figure: _training_time(figure, comparison),
         "cost_to_target.png": lambda figure: draw_cost(figure, comparison, supplements),
         "grown_contexts.png": lambda figure: draw_grown_contexts(figure, supplements.grown),
+        "ablations.png": lambda figure: draw_ablations(figure, comparison, supplements),
         "perplexity_by_position.png": lambda figure: draw_positions(figure, comparison, supplements),
     }
     return {name: png(draw) for name, draw in drawings.items()}

@@ -1,4 +1,4 @@
-"""Pictures of what a target costs, and of perplexity by position in the window."""
+"""Pictures of what a target costs, of perplexity by position in the window, and of ablations."""
 
 import math
 from collections.abc import Sequence
@@ -7,9 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from newllm.analysis.ablation import effects
 from newllm.analysis.context import FAR, gain_by_position, loss_by_position
 from newllm.analysis.cost import mean_effort, petaflop_per_epoch, target, ways
 from newllm.analysis.drawing import (
+    MARKERS,
     MOST_LABELS,
     OURS,
     PUBLISHED,
@@ -18,11 +20,16 @@ from newllm.analysis.drawing import (
     legend_below,
     plain_numbers,
     say_nothing_measured,
+    spaced,
     time_unit,
 )
 from newllm.analysis.markdown import amount
+from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
+
+CHANGED = ("#c8501e", "#7b3294", "#4d4d4d")
+"""Colours of the changes."""
 
 
 def draw_cost(figure: Figure, comparison: Comparison, supplements: Supplements) -> None:
@@ -129,3 +136,51 @@ def _draw_lines(axes: Axes, lines: Sequence[Sequence[tuple[float, ...]]], names:
     axes.set_xlim(1 - max(0.02 * last, 0.1), last + max(0.02 * last, 0.1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     return ends
+
+
+def draw_ablations(figure: Figure, comparison: Comparison, supplements: Supplements) -> None:
+    """Perplexity by depth of the study and of every change: means with intervals, and the seeds."""
+    found = effects(comparison, supplements.ablations)
+    if not found:
+        say_nothing_measured(figure, "Ablations")
+        return
+    axes = figure.add_subplot()
+    own = {result.num_layers: result.over_seeds("val_ppl") for result in comparison.results}
+    lines = {"as in the study": own}
+    for effect in found:
+        lines.setdefault(effect.ablation.words, {})[effect.depth.num_layers] = effect.depth.over_seeds("val_ppl")
+    for index, (words, values) in enumerate(lines.items()):
+        colour = OURS if index == 0 else CHANGED[(index - 1) % len(CHANGED)]
+        aside = 0.14 * ((index + 1) // 2) * (-1) ** index  # so that equal means are seen
+        estimates = [mean_interval(seeds) for seeds in values.values()]
+        positions = [depth + aside for depth in values]
+        axes.scatter(
+            [x for x, seeds in zip(positions, values.values(), strict=True) for _ in seeds],
+            [y for seeds in values.values() for y in seeds], s=26, color=colour, alpha=0.35, linewidths=0,
+        )  # fmt: skip
+        axes.errorbar(
+            positions,
+            [estimate.mean for estimate in estimates],
+            yerr=[estimate.half_width or 0.0 for estimate in estimates],
+            fmt=f"{MARKERS[index % len(MARKERS)]}-",
+            markersize=8,
+            capsize=6,
+            linewidth=1.2,
+            elinewidth=2,
+            color=colour,
+            label=words[:60],
+        )
+    best = mean_interval(comparison.best.over_seeds("val_ppl")).mean
+    name = f"mean of the study’s best, {layers(comparison.best.num_layers)}"
+    axes.axhline(best, color=OURS, linestyle=":", linewidth=1.4, zorder=1, label=name)
+    everything = [value for values in lines.values() for seeds in values.values() for value in seeds]
+    plain_numbers(axes, logarithmic=max(everything) > 5 * min(everything))
+    axes.set_xticks(spaced(list(own), max(own) - min(own)))
+    axes.set_xlabel("number of layers")
+    axes.set_ylabel("validation perplexity")
+    figure.suptitle(
+        "Validation perplexity by depth, as in the study and with a switch changed\n"
+        "every seed, means with 95 % intervals",
+        fontsize=13,
+    )
+    legend_below(figure, axes, columns=2)

@@ -1,7 +1,8 @@
-"""The report's first paragraphs: how many layers, how sure, at what cost, and what of the notebook holds."""
+"""The report's first paragraphs: how many layers, how sure, at what cost, what of the notebook holds, ablations."""
 
 from collections.abc import Iterable, Sequence
 
+from newllm.analysis.ablation_section import ablations_in_short
 from newllm.analysis.comparisons import against, not_distinguishable_from_best
 from newllm.analysis.cost import (
     Effort,
@@ -22,7 +23,7 @@ from newllm.analysis.verdicts import Verdict
 
 
 def opening(comparison: Comparison, supplements: Supplements, verdicts: Sequence[Verdict]) -> str:
-    """The answer, how the study differs from the specification, if it does, and the notebook's claims.
+    """The answer, how the study differs from the specification, if it does, the notebook's claims, and ablations.
 
     `verdicts` are empty where the claims are of something else.
     """
@@ -33,7 +34,9 @@ def opening(comparison: Comparison, supplements: Supplements, verdicts: Sequence
         _target(comparison, supplements),
         *_condition(comparison),
     ]
-    return "\n\n".join([" ".join(answer), *_note(comparison), *([_notebook(comparison, verdicts)] if verdicts else [])])
+    claims = [_notebook(comparison, verdicts)] if verdicts else []
+    changes = " ".join(ablations_in_short(comparison, supplements))
+    return "\n\n".join([" ".join(answer), *_note(comparison), *claims, *([changes] if changes else [])])
 
 
 def _answer(comparison: Comparison) -> str:

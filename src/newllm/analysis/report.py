@@ -2,9 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from newllm.analysis.experiments import ablations_section, grown_section
+from newllm.analysis.ablation import effects
+from newllm.analysis.ablation_section import ablations_section
 from newllm.analysis.findings import comparisons_section, diagnostics_section, verdicts_section
 from newllm.analysis.further import context_section, cost_section, samples_section, unk_section
+from newllm.analysis.grown_section import grown_section
 from newllm.analysis.markdown import cell, number, percent, plural, table
 from newllm.analysis.method import limits_section, method_section
 from newllm.analysis.opening import opening
@@ -59,6 +61,10 @@ def write_report(comparison: Comparison, pictures: str = "../plots", supplements
         parts += [picture("grown_contexts.png", "Grown contexts: validation perplexity by epoch")]
     if supplements.ablations:
         parts += ["## Ablations", ablations_section(comparison, supplements)]
+        if effects(comparison, supplements.ablations):
+            parts += [
+                picture("ablations.png", "Validation perplexity by depth, as in the study and with a switch changed")
+            ]
     if supplements.diagnoses:
         parts += ["## `<unk>`", unk_section(comparison, supplements)]
         parts += ["## What the context carries", context_section(comparison, supplements)]

@@ -1,8 +1,7 @@
-"""The report's sections on grown contexts and on ablations, in Markdown."""
+"""The report's section on grown contexts, in Markdown."""
 
 from collections.abc import Mapping, Sequence
 
-from newllm.analysis.ablation import Effect, effects, mismatch
 from newllm.analysis.expansion import (
     GROWING,
     Change,
@@ -12,11 +11,8 @@ from newllm.analysis.expansion import (
     against_scratch,
     of_pattern,
 )
-from newllm.analysis.markdown import at_depths, cell, listed, number, p_value, table
-from newllm.analysis.overfitting import plateau_epochs, worse_and_deeper
+from newllm.analysis.markdown import cell, listed, number, p_value, table
 from newllm.analysis.statistics import SIGNIFICANCE, mean_interval
-from newllm.analysis.summary import Comparison
-from newllm.analysis.supplements import Supplements
 
 Changes = Mapping[tuple[int, str], Change]
 BETTER, WORSE, NOT_SHOWN = "better than", "worse than", "no difference shown from"
@@ -168,105 +164,3 @@ def _verdict(change: Change) -> str:
     if change.adjusted_p is None or change.adjusted_p >= SIGNIFICANCE:
         return NOT_SHOWN
     return BETTER if change.difference.mean < 0 else WORSE
-
-
-def ablations_section(comparison: Comparison, supplements: Supplements) -> str:
-    """Every changed depth beside the study's own, and what that says of claim 6."""
-    found = effects(comparison, supplements.ablations, supplements.overfitting)
-    parts = []
-    if found:
-        header = ["change", "layers", "val PPL", "the study’s", "difference", "adjusted p", "test PPL"]
-        header += ["val loss − the study’s", "train loss − the study’s", "gap − the study’s"]
-        header += ["best epoch", "plateau in epochs", "the study’s"]
-        parts.append(
-            "Runs of some depths with one switch changed and all else as in the study, against the study’s own runs of "
-            "the same depth: Welch’s 95 % intervals, p-values by Holm’s method over the table. Losses at the best "
-            "epoch, in nats; training loss on a fixed sample without dropout, gap is validation minus training loss."
-        )
-        parts.append(table(header, [_effect_row(comparison, effect) for effect in found], texts=["change"]))
-        parts.append(
-            " ".join(_of_change(words, [e for e in found if e.ablation.words == words]) for words in _words(found))
-        )
-        parts.append(_on_claim_six(comparison, found))
-    for ablation in supplements.ablations:
-        reason = mismatch(comparison, ablation)
-        if reason:
-            parts.append(f"Left out, not of this study: {cell(ablation.name)} ({cell(reason)}).")
-        else:
-            parts.append(f"{cell(ablation.name)}: `{cell(ablation.command)}`, commit {ablation.revision[:12]}.")
-    return "\n\n".join(parts)
-
-
-def _effect_row(comparison: Comparison, effect: Effect) -> list[str]:
-    depth = effect.depth
-    own = next(result for result in comparison.results if result.num_layers == depth.num_layers)
-    measured = effect.parts and (effect.parts.train_loss.difference, effect.parts.gap.difference)
-    return [
-        cell(effect.ablation.words),
-        str(depth.num_layers),
-        number(mean_interval(depth.over_seeds("val_ppl"))),
-        number(mean_interval(own.over_seeds("val_ppl"))),
-        number(effect.val_ppl.difference, signed=True),
-        p_value(effect.val_ppl.adjusted_p).removeprefix("= "),
-        number(mean_interval(depth.over_seeds("test_ppl"))),
-        number(effect.val_loss, signed=True, decimals=3),
-        *([number(part, signed=True, decimals=3) for part in measured] if measured else ["not measured"] * 2),
-        f"{mean_interval(depth.over_seeds('best_epoch')).mean:.1f}",
-        f"{mean_interval(depth.over_seeds('plateau_epochs')).mean:.1f}",
-        f"{mean_interval([float(epochs) for epochs in plateau_epochs(own)]).mean:.1f}",
-    ]
-
-
-def _on_claim_six(comparison: Comparison, found: Sequence[Effect]) -> str:
-    """Depth by depth, whether what a change wins had been lost to fitting too little or to overfitting."""
-    asked = set(worse_and_deeper(comparison))
-    helped = [effect for effect in found if effect.val_ppl.below and effect.depth.num_layers in asked]
-    if not asked & {effect.depth.num_layers for effect in found}:
-        return "None of these depths is shown to be worse than the best: this says nothing on claim 6."
-    if not helped:
-        return "At the deep depths that are worse no change is shown to help: this says nothing for or against claim 6."
-    changes = [_won(words, [effect for effect in helped if effect.ablation.words == words]) for words in _words(helped)]
-    return " ".join(
-        [
-            "**On claim 6**: these changes take no capacity away. Where one lowers the perplexity of a depth that is "
-            "deeper than the best and worse, validation loss falls by as much as training loss and gap together; which "
-            "of them falls, and by more than the other, is tested as for the claim itself.",
-            *changes,
-        ]
-    )
-
-
-def _won(words: str, helped: Sequence[Effect]) -> str:
-    """One change at the depths where it helps."""
-    kinds: dict[str, list[int]] = {}
-    for effect in helped:
-        if effect.parts is None:
-            kind = "training loss without dropout was not measured"
-        elif effect.parts.is_fit:
-            kind = "most of what is won is training loss, so that it had been lost to fitting too little"
-        elif effect.parts.is_gap:
-            kind = "most of what is won is gap, so that it had been lost to overfitting"
-        else:
-            kind = "it is undecided whether more training loss or more gap is won"
-        kinds.setdefault(kind, []).append(effect.depth.num_layers)
-    return f"{_title(words)}: {'; '.join(f'{at_depths(depths)} {kind}' for kind, depths in kinds.items())}."
-
-
-def _words(found: Sequence[Effect]) -> list[str]:
-    return list(dict.fromkeys(effect.ablation.words for effect in found))
-
-
-def _title(words: str) -> str:
-    return cell(words[0].upper() + words[1:])
-
-
-def _of_change(words: str, found: Sequence[Effect]) -> str:
-    better = [effect.depth.num_layers for effect in found if effect.val_ppl.below]
-    worse = [effect.depth.num_layers for effect in found if effect.val_ppl.above]
-    rest = [effect.depth.num_layers for effect in found if not (effect.val_ppl.below or effect.val_ppl.above)]
-    parts = [
-        f"{what} {at_depths(depths)}"
-        for what, depths in (("better", better), ("worse", worse), ("no difference shown", rest))
-        if depths
-    ]
-    return f"{_title(words)}: {', '.join(parts)}."
