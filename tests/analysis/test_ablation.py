@@ -184,8 +184,8 @@ def test_the_opening_names_the_cause(tmp_path: Path) -> None:
     assert opening(tmp_path, compared).rstrip().endswith(
         f"With residual connections depths 6 and 8 reach 20.00 to 20.60 instead of 20.50 to 23.00; at depths 6 and 8 "
         f"{FIT}. No run with a change is shown to be better than the study’s 4 layers; the closest: 4 layers with "
-        "residual connections (+0.00 ± 0.05, Holm-corrected p = 1). No gain is shown by warm-up over 10 epochs at depths "
-        "6 and 8."
+        "residual connections (+0.00 ± 0.05, Holm-corrected p = 1). No gain is shown by warm-up over 10 epochs at "
+        "depths 6 and 8."
     )  # fmt: skip
     write(tmp_path, experiment({6: 20.0}, lambda _: 0.1))
     assert f"depth 6 reaches 20.00 instead of 20.50; at depth 6 {GAP}." in opening(tmp_path, compared)
