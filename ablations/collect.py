@@ -6,6 +6,7 @@ Of each, the depths are taken that were trained with its parameters.
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -13,14 +14,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from newllm.analysis.ablation import Ablation, AblationDepth, AblationSeed, AblationsFile, differing
-from newllm.analysis.diagnosis import load_diagnoses
+from newllm.analysis.ablation import Ablation, AblationDepth, AblationSeed, AblationsFile, differing, repeated
+from newllm.analysis.diagnosis import Diagnosis, load_diagnoses
 from newllm.analysis.markdown import at_depths
 from newllm.analysis.overfitting import plateau_epochs
 from newllm.analysis.published import STUDY_SWITCHES
 from newllm.analysis.results import DepthResult, flatten, load_results
+from newllm.config import load_config
 from newllm.errors import UserError
 from newllm.files import write_json
 
@@ -38,8 +38,10 @@ def main() -> None:
     if bad := [name + sign + revision for name, sign, revision in pairs if not (name and revision)]:
         parser.error(f"found {bad[0]!r}, expected NAME=REVISION")
     try:
-        study = flatten(yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8")))
+        study = flatten(load_config(Path("params.yaml")).model_dump())
         experiments = [collect(name, revision, study) for name, _, revision in pairs]
+        if found := repeated(experiments):
+            raise UserError(f"{found}; name every experiment once, and leave one of the two out")
     except UserError as error:
         sys.exit(f"error: {error}")
     write_json(RESULTS, AblationsFile(experiments=experiments).model_dump())
@@ -62,7 +64,7 @@ def collect(name: str, revision: str, study: Mapping[str, Any]) -> Ablation:
             none; or no results were made with it, or they are damaged.
     """
     commit = _resolve(revision)
-    parameters = flatten(yaml.safe_load(_show(commit, "params.yaml")))
+    parameters = _parameters(commit, revision)
     found = differing(study, parameters)
     if others := sorted(found.keys() - STUDY_SWITCHES.keys()):
         ours, theirs = found[others[0]]
@@ -79,13 +81,13 @@ def collect(name: str, revision: str, study: Mapping[str, Any]) -> Ablation:
         raise UserError(f"{revision}:metrics/runs: no depth was trained with its params.yaml; run `{command} ...`")
     with tempfile.TemporaryDirectory() as folder:
         results = _results(commit, revision, depths, Path(folder))
-        measured = [_train_losses(commit, result, Path(folder)) for result in results]
-    if unknown := [result.num_layers for result, losses in zip(results, measured, strict=True) if not losses]:
+        diagnoses = [_diagnosis(commit, result, Path(folder)) for result in results]
+    if unknown := [result.num_layers for result, found in zip(results, diagnoses, strict=True) if not found]:
         print(
             f"{name}: training loss without dropout is not known {at_depths(unknown)}, and claim 6 not judged there: "
             f"metrics/diagnostics has nothing of these weights; run `{command}` for it"
         )
-    runs = results[0].runs
+    runs, dirty = results[0].runs, [result.runs.git_dirty for result in results]
     return Ablation(
         name=name,
         command=command,
@@ -93,9 +95,9 @@ def collect(name: str, revision: str, study: Mapping[str, Any]) -> Ablation:
         parameters=runs.parameters,
         data_sha256=runs.data_sha256,
         device=" and ".join(sorted({result.runs.device for result in results})),
-        git_commit=runs.git_commit,
-        git_dirty=runs.git_dirty,
-        depths=[_depth(result, losses) for result, losses in zip(results, measured, strict=True)],
+        git_commits=sorted({one.runs.git_commit for one in results if one.runs.git_commit}),
+        git_dirty=any(dirty) if None not in dirty else None,
+        depths=[_depth(result, diagnosis) for result, diagnosis in zip(results, diagnoses, strict=True)],
     )
 
 
@@ -103,7 +105,17 @@ def _command(name: str, changes: Mapping[str, Any], depths: Sequence[int]) -> st
     """What makes the experiment from the study."""
     settings = [f"-S {switch}={json.dumps(value)}" for switch, value in changes.items()]
     stages = [f"{stage}@{depth}" for stage in ("evaluate", "diagnose") for depth in sorted(set(depths))]
-    return " ".join(["dvc exp run --temp --name", name, *settings, *stages])
+    return " ".join(["dvc exp run --temp --name", shlex.quote(name), *settings, *stages])
+
+
+def _parameters(commit: str, revision: str) -> dict[str, Any]:
+    """Of the commit's params.yaml, with dotted names; the same checks as for any."""
+    with tempfile.TemporaryDirectory() as folder:
+        _put(Path(folder) / "params.yaml", _show(commit, "params.yaml"))
+        try:
+            return flatten(load_config(Path(folder) / "params.yaml").model_dump())
+        except UserError as error:
+            raise UserError(str(error).replace(f"{folder}/", f"{revision}:")) from None
 
 
 def _trained(commit: str, parameters: Mapping[str, Any]) -> list[int]:
@@ -136,19 +148,19 @@ def _results(commit: str, revision: str, depths: Sequence[int], folder: Path) ->
         raise UserError(str(error).replace(f"{folder}/", f"{revision}:")) from None
 
 
-def _train_losses(commit: str, result: DepthResult, folder: Path) -> list[float]:
-    """Of every seed, without dropout; none if the commit's diagnostics are missing or those of the study's weights."""
+def _diagnosis(commit: str, result: DepthResult, folder: Path) -> Diagnosis | None:
+    """None if the commit's diagnostics are missing, damaged, or those of the study's weights."""
     path = f"metrics/diagnostics/{result.num_layers}.json"
     text = _git("show", f"{commit}:{path}")
     if text is None:
-        return []
+        return None
     _put(folder / path, text)
     try:
         (diagnosis,) = load_diagnoses([result], folder / "metrics/diagnostics")
     except UserError:
-        return []
+        return None
     distances = [abs(a.val_loss - b.val_loss) for a, b in zip(diagnosis.seeds, result.runs.seeds, strict=True)]
-    return [seed.train_loss_without_dropout for seed in diagnosis.seeds] if max(distances) < ROUNDING else []
+    return diagnosis if max(distances) < ROUNDING else None
 
 
 def _put(path: Path, text: str) -> None:
@@ -156,16 +168,19 @@ def _put(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _depth(result: DepthResult, train_losses: Sequence[float]) -> AblationDepth:
+def _depth(result: DepthResult, diagnosis: Diagnosis | None) -> AblationDepth:
     names = AblationSeed.model_fields.keys() - {"plateau_epochs", "train_loss_without_dropout"}
-    measured: Sequence[float | None] = train_losses or [None] * len(result.runs.seeds)
+    measured: Sequence[float | None] = [None] * len(result.runs.seeds)
+    if diagnosis:
+        measured = [seed.train_loss_without_dropout for seed in diagnosis.seeds]
     seeds = [
         AblationSeed(
             **{name: getattr(run, name) for name in names}, plateau_epochs=plateau, train_loss_without_dropout=loss
         )
         for run, plateau, loss in zip(result.runs.seeds, plateau_epochs(result), measured, strict=True)
     ]
-    return AblationDepth(num_layers=result.num_layers, seeds=seeds)
+    norms = list(diagnosis.layer_norms("initial")) if diagnosis else None
+    return AblationDepth(num_layers=result.num_layers, initial_norms=norms, seeds=seeds)
 
 
 def _resolve(revision: str) -> str:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 from newllm.analysis.ablation import load_ablations
-from tests.analysis.metrics_files import PARAMETERS, final_perplexity, write_all, write_diagnostics
+from tests.analysis.metrics_files import PARAMETERS, change_json, final_perplexity, write_all, write_diagnostics
 
 ROOT = Path(__file__).parent.parent
 WHO = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
@@ -93,7 +94,7 @@ def test_collects(repository: Repository) -> None:
     assert done.returncode == 0, done.stderr
     assert "residual, depth 8: val PPL 21.4" in done.stdout
     residual, warmup = load_ablations(repository.folder / "ablations/results.json")
-    assert (residual.git_commit, residual.git_dirty) == ("0123456789abcdef0123456789abcdef01234567", False)
+    assert (residual.git_commits, residual.git_dirty) == (["0123456789abcdef0123456789abcdef01234567"], False)
     assert (residual.changes, warmup.changes) == ({"model.residual": True}, {"train.warmup_epochs": 10})
     assert residual.command == (
         "dvc exp run --temp --name residual -S model.residual=true evaluate@4 evaluate@6 evaluate@8 "
@@ -114,11 +115,18 @@ def test_training_losses_are_those_of_the_experiments_weights(repository: Reposi
     repository.study = repository.commit()
     without = repository.experiment({"model.residual": True}, gain=0.02)
     own = repository.experiment({"model.residual": True}, diagnosed=(4, 6))
-    done = repository.collect(f"without={without}", f"own={own}")
+    done = repository.collect(f"without={without}")
     assert done.returncode == 0, done.stderr
+    (before,) = load_ablations(repository.folder / "ablations/results.json")
     assert "without: training loss without dropout is not known at depths 4, 6 and 8" in done.stdout
+    done = repository.collect(f"own={own}")
     assert "own: training loss without dropout is not known at depth 8" in done.stdout
-    found = load_ablations(repository.folder / "ablations/results.json")
+    found = [before, *load_ablations(repository.folder / "ablations/results.json")]
+    assert [[depth.initial_norms is None for depth in one.depths] for one in found] == [
+        [True] * 3,
+        [False, False, True],
+    ]
+    assert found[1].depths[0].initial_norms == pytest.approx([0.001, 0.002, 0.003, 0.004])
     losses = [[[seed.train_loss_without_dropout for seed in depth.seeds] for depth in one.depths] for one in found]
     assert losses == [[[None] * 5] * 3, [[2.0, 2.1, 2.2, 2.3, 2.4]] * 2 + [[None] * 5]]
 
@@ -131,6 +139,63 @@ def test_depths_that_the_experiment_did_not_train_are_the_studys(repository: Rep
     first, second = load_ablations(repository.folder / "ablations/results.json")
     assert [[depth.num_layers for depth in one.depths] for one in (first, second)] == [[4, 8], [3]]
     assert first.command.endswith(" evaluate@4 evaluate@8 diagnose@4 diagnose@8")
+
+
+def test_code_of_every_depth_counts(repository: Repository) -> None:
+    commit = repository.experiment({"model.residual": True})
+    repository.git("checkout", "-q", commit)
+    change_json(
+        repository.folder / "metrics/runs/8.json",
+        lambda runs: runs.update(git_commit="f" * 40, git_dirty=True),
+    )
+    done = repository.collect(f"residual={repository.commit()}")
+    assert done.returncode == 1, "params.yaml of the experiment is checked out"
+    mixed = repository.git("rev-parse", "HEAD")
+    repository.git("checkout", "-q", repository.study)
+    assert repository.collect(f"residual={mixed}").returncode == 0
+    (found,) = load_ablations(repository.folder / "ablations/results.json")
+    assert found.git_commits == ["0123456789abcdef0123456789abcdef01234567", "f" * 40]
+    assert found.git_dirty is True
+
+
+@pytest.mark.parametrize(
+    ("second", "expected"),
+    [
+        ("one", "two experiments are called one; name every experiment once"),
+        ("two", "one and two both have depth 4 with residual connections; name every experiment once"),
+    ],
+)
+def test_nothing_is_collected_twice(repository: Repository, second: str, expected: str) -> None:
+    commit = repository.experiment({"model.residual": True})
+    done = repository.collect(f"one={commit}", f"{second}={commit}")
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert not (repository.folder / "ablations").exists()
+
+
+def test_a_name_is_one_word_of_the_command(repository: Repository) -> None:
+    commit = repository.experiment({"model.residual": True}, depths=(4,))
+    assert repository.collect(f"two words={commit}").returncode == 0
+    (found,) = load_ablations(repository.folder / "ablations/results.json")
+    assert found.command.startswith("dvc exp run --temp --name 'two words' -S model.residual=true evaluate@4")
+
+
+@pytest.mark.parametrize("content", ["a: [", "- 1", "", None])
+def test_damaged_parameters(repository: Repository, content: str | None) -> None:
+    """Of the experiment, and of the study here."""
+    experiment = repository.experiment({"model.residual": True})
+    path = repository.folder / "params.yaml"
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    done = repository.collect(f"a={experiment}")
+    assert done.stderr.startswith("error: params.yaml: ")
+    damaged = repository.commit()
+    repository.git("reset", "--hard", "-q", repository.study)
+    other = repository.collect(f"a={damaged}")
+    assert "params.yaml: " in other.stderr
+    assert damaged[:12] in other.stderr
+    assert not any("Traceback" in text or tempfile.gettempdir() in text for text in (done.stderr, other.stderr))
 
 
 def test_nothing_trained(repository: Repository) -> None:

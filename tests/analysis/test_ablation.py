@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from newllm.analysis.ablation import Parts, against_best, effects, load_ablations, mismatch
+from newllm.analysis.ablation_words import FIT, FIT_ALONE, GAP, GAP_ALONE
 from newllm.analysis.comparisons import Difference
 from newllm.analysis.further_figures import draw_ablations
 from newllm.analysis.report import write_report
@@ -45,11 +46,12 @@ def experiment(
                 "test_ppl": mean - 1,
                 "best_epoch": 140 + seed,
                 "epochs_run": 150,
+                "stopped_early": seed == 0,
                 "plateau_epochs": 7 + seed,
             }
             for seed in range(5)
         ]
-        depths.append({"num_layers": depth, "seeds": seeds})
+        depths.append({"num_layers": depth, "initial_norms": [0.5, 2.5], "seeds": seeds})
     return {
         "name": "residual",
         "command": "dvc exp run --temp --name residual -S model.residual=true evaluate@4 diagnose@4",
@@ -57,14 +59,12 @@ def experiment(
         "parameters": {**parameters, **changes},
         "data_sha256": "ab" * 32,
         "device": "NVIDIA L4",
-        "git_commit": "ab" * 20,
+        "git_commits": ["ab" * 20],
         "git_dirty": False,
         "depths": depths,
     }
 
 
-FIT = "most of what is won is training loss, so that it had been lost to fitting too little"
-GAP = "most of what is won is gap, so that it had been lost to overfitting"
 UNDECIDED = "it is undecided whether more training loss or more gap is won"
 UNKNOWN = "training loss without dropout was not measured"
 
@@ -72,7 +72,8 @@ UNKNOWN = "training loss without dropout was not measured"
 def write(root: Path, *experiments: dict[str, Any]) -> None:
     path = root / "ablations/results.json"
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({"experiments": experiments}))
+    named = [{**one, "name": f"{one['name']}{index or ''}"} for index, one in enumerate(experiments)]
+    path.write_text(json.dumps({"experiments": named}))
 
 
 def section(root: Path, compared: Comparison) -> str:
@@ -123,14 +124,21 @@ def test_section(tmp_path: Path) -> None:
     write(tmp_path, experiment(RESIDUAL), experiment({6: 20.5, 8: 23.5}, **{"train.warmup_epochs": 10}))
     text = section(tmp_path, compared)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
-    assert [row[:2] for row in rows[2:]] == [
+    assert [row[:2] for row in rows[2:7]] == [
         *(["residual connections", depth] for depth in "468"), *(["warm-up over 10 epochs", d] for d in "68")
     ]  # fmt: skip
-    assert rows[4][2:7] == ["20.60 ± 0.04", "23.00 ± 0.04", "−2.40 ± 0.05", "< 0.0001", "19.60 ± 0.00"]
+    assert rows[4][2:] == [
+        "20.60 ± 0.04", "23.00 ± 0.04", "−2.40 ± 0.05", "< 0.0001", "19.60 ± 0.00", "22.00 ± 0.04"
+    ]  # fmt: skip
     won = math.log(23.0) - math.log(20.6)
-    for cell, expected in zip(rows[4][7:10], (won, 0.9 * won, 0.1 * won), strict=True):
-        assert cell.startswith(f"−{expected:.3f}"), "validation loss, training loss and gap"
-    assert rows[4][10:] == ["142.0", "149.8", "9.0", "148.8"]
+    losses = rows[7 + 4]
+    expected = {2: won, 3: 0.9 * won, 5: 0.1 * won, 7: 0.8 * won}
+    for column, value in expected.items():
+        assert losses[column].startswith(f"−{value:.3f}"), (
+            "validation loss, training loss, gap, the latter's difference"
+        )
+    epochs = ["142.0 / 150.0 (149.8 / 149.8)", "1 of 5 (1 of 5)", "9.0 (148.8)", "2.5 (0.008)"]
+    assert rows[7 + 7 + 4][2:] == epochs, "of the study in brackets"
     assert "Residual connections: better at depths 6 and 8, no difference shown at depth 4." in text
     assert "Warm-up over 10 epochs: worse at depth 8, no difference shown at depth 6." in text
     assert f"Residual connections: at depths 6 and 8 {FIT}." in text
@@ -164,13 +172,18 @@ def test_beside_the_best_depth(tmp_path: Path) -> None:
         for mean in (19.89, 20.6)
     ]
     assert [pair.adjusted_p for pair in against_best(compared, found)] == pytest.approx([p_values[0], 2 * p_values[1]])
-    closest = "the closest: 6 layers with residual connections (−0.01 ± 0.05, Holm-corrected p = 0.63)"
-    assert f"No run with a change is shown to be better than the study’s 4 layers; {closest}." in section(
-        tmp_path, compared
-    )
+    assert (
+        "No run with a change is shown to be better than the study’s 4 layers; the closest is that of 6 layers with "
+        "residual connections (−0.01 ± 0.05, Holm-corrected p = 0.63; on the test split −0.01 ± 0.04)."
+    ) in section(tmp_path, compared)
+    write(tmp_path, experiment({6: 20.1, 8: 20.6}))
+    assert (
+        "Every run with a change is shown to be worse than the study’s 4 layers (Holm-corrected p < 0.0001); the "
+        "closest, 6 layers with residual connections, by 0.20 ± 0.05 (on the test split by 0.20 ± 0.04)."
+    ) in section(tmp_path, compared)
     write(tmp_path, experiment({6: 19.5, 8: 19.89}))
     text = section(tmp_path, compared)
-    assert "Better than the study’s 4 layers: 6 layers with residual connections (−0.40 ± 0.05)." in text
+    assert "Better than the study’s 4 layers: 6 layers with residual connections by 0.40 ± 0.05." in text
 
 
 def opening(root: Path, compared: Comparison) -> str:
@@ -178,28 +191,78 @@ def opening(root: Path, compared: Comparison) -> str:
     return write_report(compared, supplements=more(root, compared)).split("\n## ")[0]
 
 
-def test_the_opening_names_the_cause(tmp_path: Path) -> None:
+def test_the_opening_says_what_changes_do(tmp_path: Path) -> None:
     compared = study(tmp_path)
-    write(tmp_path, experiment(RESIDUAL), experiment({6: 20.5, 8: 23.5}, **{"train.warmup_epochs": 10}))
+    write(tmp_path, experiment({3: 20.5, **RESIDUAL}), experiment({6: 20.5, 8: 23.0}, **{"train.warmup_epochs": 10}))
     assert opening(tmp_path, compared).rstrip().endswith(
-        f"With residual connections depths 6 and 8 reach 20.00 to 20.60 instead of 20.50 to 23.00; at depths 6 and 8 "
-        f"{FIT}. No run with a change is shown to be better than the study’s 4 layers; the closest: 4 layers with "
-        "residual connections (+0.00 ± 0.05, Holm-corrected p = 1). No gain is shown by warm-up over 10 epochs at "
-        "depths 6 and 8."
+        "\n\n**Ablations**, all else as in the study. With residual connections, depths 6 and 8 are better, at "
+        "validation perplexities of 20.00 to 20.60 (8 layers: 20.60 instead of 23.00), and depth 3 is worse by "
+        f"0.48 ± 0.05. At depths 6 and 8 {FIT}. With warm-up over 10 epochs, no difference is shown at depths 6 and 8 "
+        "(+0.00 ± 0.05 and +0.00 ± 0.05). No run with a change is shown to be better than the study’s 4 layers; the "
+        "closest is that of 4 layers with residual connections (+0.00 ± 0.05, Holm-corrected p = 1; on the test split "
+        "+0.00 ± 0.04)."
     )  # fmt: skip
     write(tmp_path, experiment({6: 20.0}, lambda _: 0.1))
-    assert f"depth 6 reaches 20.00 instead of 20.50; at depth 6 {GAP}." in opening(tmp_path, compared)
+    better = "depth 6 is better (validation perplexity 20.00 instead of 20.50). "
+    assert f"{better}At depth 6 {GAP}." in opening(tmp_path, compared)
     write(tmp_path, experiment({6: 20.0}, lambda _: 0.5))
-    assert "depth 6 reaches 20.00 instead of 20.50. No run" in opening(tmp_path, compared), "undecided why"
-
-
-def test_the_opening_where_nothing_helps(tmp_path: Path) -> None:
-    compared = study(tmp_path)
-    write(tmp_path, experiment({6: 20.5, 8: 23.0}))
-    text = opening(tmp_path, compared)
-    assert text.rstrip().endswith("\n\nNo gain is shown by residual connections at depths 6 and 8.")
+    assert f"{better}Every" in opening(tmp_path, compared), "undecided why"
     write(tmp_path, experiment({1: 19.5}))
-    assert "residual" not in opening(tmp_path, compared), "1 is not deeper than the best"
+    assert "Better than the study’s 4 layers: 1 layer with residual connections by 0.40" in opening(tmp_path, compared)
+
+
+def test_one_seed_gives_no_test(tmp_path: Path) -> None:
+    parameters = {**PARAMETERS, "train": {**PARAMETERS["train"], "seeds": [0]}}
+    compared = study(tmp_path, seeds=1, parameters=parameters)
+    one = experiment(RESIDUAL)
+    one["parameters"]["train.seeds"] = [0]
+    for depth in one["depths"]:
+        del depth["seeds"][1:]
+    write(tmp_path, one)
+    assert "Ablations" not in opening(tmp_path, compared)
+    text = section(tmp_path, compared)
+    assert "One seed gives no test" in text
+    assert "nan" not in text
+    assert "shown to be better" not in text
+
+
+def test_the_changed_depths_among_each_other(tmp_path: Path) -> None:
+    compared = study(tmp_path)
+    write(tmp_path, experiment({4: 20.0, 6: 19.99, 8: 20.6}))
+    among = "Among these depths 6 is lowest; shown to be worse: 8 by 0.61 ± 0.05; not distinguishable: 4."
+    assert among in section(tmp_path, compared)
+
+
+def test_what_a_change_leaves_of_the_excess(tmp_path: Path) -> None:
+    compared = study(tmp_path)
+    write(tmp_path, experiment({8: 20.6}, lambda _: 0.9))
+    text = section(tmp_path, compared)
+    won, excess = math.log(23.0 / 20.6), math.log(23.0 / 19.9)
+    assert "What 8 layers have in excess of 4 in the study, +0.000 ± 0.001 of training loss and " in text
+    assert f"+{excess:.3f} ± 0.002 of gap, is then −{0.9 * won:.3f} ± 0.001 of training loss and " in text
+    assert f"+{excess - 0.1 * won:.3f} ± 0.002 of gap." in text
+
+
+def test_depths_that_the_study_lacks_are_named(tmp_path: Path) -> None:
+    compared = study(tmp_path)
+    write(tmp_path, experiment({6: 20.0, 9: 20.0, 12: 20.0}))
+    assert "Left out, since the study has no such runs: depths 9 and 12." in section(tmp_path, compared)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"model.residual": True}, "residual connections"),
+        ({"model.residual": False}, "no residual connections"),
+        ({"train.warmup_epochs": 0}, "no warm-up"),
+        ({"train.warmup_epochs": 1}, "warm-up over 1 epoch"),
+        ({"model.residual": True, "train.warmup_epochs": 5}, "residual connections and warm-up over 5 epochs"),
+    ],
+)
+def test_words(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
+    write(tmp_path, experiment({6: 20.0}, **changes))
+    (ablation,) = load_ablations(tmp_path / "ablations/results.json")
+    assert ablation.words == expected
 
 
 def test_picture(tmp_path: Path) -> None:
@@ -222,9 +285,10 @@ def test_picture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("share_of", "expected"),
     [
-        (lambda _: 1.2, f"at depths 6 and 8 {FIT}."),
+        (lambda _: 1.2, f"at depths 6 and 8 {FIT_ALONE}."),
+        (lambda _: 1.0, f"at depths 6 and 8 {FIT}."),
         (lambda _: 0.27, f"at depths 6 and 8 {GAP}."),  # training loss falls, but most of what is won is gap
-        (lambda _: -0.5, f"at depths 6 and 8 {GAP}."),
+        (lambda _: -0.5, f"at depths 6 and 8 {GAP_ALONE}."),
         (lambda _: 0.5, f"at depths 6 and 8 {UNDECIDED}."),
         (lambda depth: 0.9 if depth == 6 else 0.1, f"at depth 6 {FIT}; at depth 8 {GAP}."),
         (lambda depth: 0.5 if depth == 6 else 0.9, f"at depth 6 {UNDECIDED}; at depth 8 {FIT}."),
@@ -296,7 +360,7 @@ def test_claim_six_where_nothing_follows(tmp_path: Path) -> None:
     write(tmp_path, experiment({4: 19.5, 6: 20.5, 8: 23.0}))
     assert "no change is shown to help" in section(tmp_path, compared)
     write(tmp_path, experiment({4: 19.5}))
-    assert "None of these depths is shown to be worse than the best" in section(tmp_path, compared)
+    assert "None of these depths is deeper than the study’s best and shown to be worse" in section(tmp_path, compared)
 
 
 def test_experiments_of_another_study_are_left_out(tmp_path: Path) -> None:
@@ -333,7 +397,13 @@ def first(**values: Any) -> Callable[[dict[str, Any]], object]:
 
 
 BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
-    (lambda one: one.update(git_commit=""), "experiments.0.git_commit"),
+    (lambda one: one.update(git_commits=[""]), "experiments.0.git_commits"),
+    (
+        lambda one: one["changes"].update({"model.residual": False}),
+        "changes have model.residual False, parameters True",
+    ),
+    (lambda one: one["depths"][1]["seeds"].pop(), "depth 6 has the seeds [0, 1, 2, 3], train.seeds is [0, 1, 2, 3, 4]"),
+    (lambda one: one["depths"].append(one["depths"][0]), "residual and residual both have depth 4 with residual"),
     (lambda one: one.update(changes={}), "experiments.0.changes"),
     (lambda one: one.update(depths=[]), "experiments.0.depths"),
     (lambda one: one.pop("command"), "experiments.0.command is missing"),

@@ -24,7 +24,8 @@ REMEDY = "collect the experiments again (see ablations/README.md), or restore th
 class AblationSeed(Record):
     """One seed of a changed run at its best epoch; losses in nats, accuracy a fraction.
 
-    Training loss is that of the diagnose stage, without dropout; None if that did not run.
+    Training loss is that of the diagnose stage, without dropout; None if that did not run. The plateau is that of the
+    report's section on overfitting.
     """
 
     seed: Seed
@@ -35,13 +36,19 @@ class AblationSeed(Record):
     test_ppl: Perplexity
     best_epoch: Count
     epochs_run: Count
+    stopped_early: bool
     plateau_epochs: Annotated[int, Field(ge=0, le=10**15)]
 
 
 class AblationDepth(Record):
-    """One depth of an experiment."""
+    """One depth of an experiment.
+
+    `initial_norms` are by hidden layer the gradient's norm of the fresh weights, mean over seeds, as the diagnose stage
+    measures it; None if that did not run.
+    """
 
     num_layers: Count
+    initial_norms: Annotated[list[Amount], Field(min_length=1)] | None
     seeds: Annotated[list[AblationSeed], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -59,7 +66,8 @@ class Ablation(Record):
     """One experiment.
 
     `changes` are the switches that differ from the study, `parameters` all that the runs recorded, with dotted names;
-    `git_commit` and `git_dirty` say which code trained.
+    `git_commits` and `git_dirty` say which code trained: the commits that were checked out, and whether any run's code
+    differed from its commit.
     """
 
     name: Text
@@ -68,27 +76,61 @@ class Ablation(Record):
     parameters: dict[Text, Any]
     data_sha256: Text
     device: Text
-    git_commit: Text | None
+    git_commits: list[Text]
     git_dirty: bool | None
     depths: Annotated[list[AblationDepth], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for name, value in self.changes.items():
+            if self.parameters.get(name) != value:
+                raise ValueError(f"changes have {name} {value}, parameters {self.parameters.get(name)}")
+        expected = self.parameters.get("train.seeds")
+        for depth in self.depths:
+            if [seed.seed for seed in depth.seeds] != expected:
+                found = [seed.seed for seed in depth.seeds]
+                raise ValueError(f"depth {depth.num_layers} has the seeds {found}, train.seeds is {expected}")
+        return self
 
     @property
     def words(self) -> str:
         """What is changed, in words."""
-        return ", ".join(_in_words(name, value) for name, value in self.changes.items())
+        return " and ".join(_in_words(name, value) for name, value in self.changes.items())
 
 
 def _in_words(name: str, value: object) -> str:
     if name == "train.warmup_epochs":
-        return f"warm-up over {value} epoch{'' if value == 1 else 's'}"
+        return f"warm-up over {value} epoch{'' if value == 1 else 's'}" if value else "no warm-up"
     words = STUDY_SWITCHES.get(name, (name,))[0]
-    return words if value is True else f"{words}: {value}"
+    return words if value is True else f"no {words}" if value is False else f"{words}: {value}"
 
 
 class AblationsFile(Record):
     """ablations/results.json."""
 
     experiments: list[Ablation]
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        if found := repeated(self.experiments):
+            raise ValueError(found)
+        return self
+
+
+def repeated(ablations: Sequence[Ablation]) -> str | None:
+    """Which name, or which depth of which change, is there twice, in words; None if all is there once."""
+    names: set[str] = set()
+    runs: dict[tuple[str, int], str] = {}
+    for ablation in ablations:
+        if ablation.name in names:
+            return f"two experiments are called {ablation.name}"
+        names.add(ablation.name)
+        for depth in ablation.depths:
+            key = (ablation.words, depth.num_layers)
+            if key in runs:
+                return f"{runs[key]} and {ablation.name} both have depth {depth.num_layers} with {ablation.words}"
+            runs[key] = ablation.name
+    return None
 
 
 @dataclass(frozen=True)

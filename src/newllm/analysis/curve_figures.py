@@ -12,12 +12,12 @@ from newllm.analysis.drawing import (
     MARKERS,
     PUBLISHED,
     depth_colour,
-    layers,
     legend_below,
     plain_numbers,
     say_nothing_measured,
 )
 from newllm.analysis.expansion import PATTERNS, Grown
+from newllm.analysis.markdown import plural
 from newllm.analysis.published import TRAJECTORY, TRAJECTORY_NUM_LAYERS
 from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison, learning_curves
@@ -74,14 +74,14 @@ def _draw_curve(axes: Axes, rows: Sequence[Mapping[str, float]], index: int, cou
         marker=MARKERS[index % len(MARKERS)],
         markevery=(index * every // count, every),  # apart from those of the other depths
         markersize=7,
-        label=layers(int(rows[0]["num_layers"])),
+        label=plural(int(rows[0]["num_layers"]), "layer"),
         **style,
     )
 
 
 def _draw_trajectory(axes: Axes, last: int) -> None:
     points = [(epoch, perplexity) for epoch, perplexity in TRAJECTORY.items() if epoch <= last]
-    label = f"notebook, {layers(TRAJECTORY_NUM_LAYERS)}"
+    label = f"notebook, {plural(TRAJECTORY_NUM_LAYERS, 'layer')}"
     style: dict[str, Any] = {"marker": "D", "s": 48, "facecolor": "white", "edgecolor": PUBLISHED, "linewidths": 1.6}
     axes.scatter(*zip(*points, strict=True), label=label, zorder=4, **style)
 
@@ -146,7 +146,7 @@ def _draw_patterns(axes: Axes, grown: Sequence[Grown]) -> None:
     axes.set_ylim(min(shown) - margin, max(shown) + margin)
     axes.set_xlim(-max(0.02 * last, 0.1), last + max(0.02 * last, 0.1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
-    axes.set_title(layers(grown[0].num_layers), fontsize=12)
+    axes.set_title(plural(grown[0].num_layers, "layer"), fontsize=12)
     axes.set_xlabel("epoch of further training")
     plain_numbers(axes, logarithmic=False)
 

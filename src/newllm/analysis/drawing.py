@@ -57,11 +57,6 @@ def depth_colour(index: int, count: int) -> Any:
     return mpl.colormaps["viridis"](0.88 * index / max(count - 1, 1))
 
 
-def layers(number: int) -> str:
-    """`1 layer`, `4 layers`."""
-    return "1 layer" if number == 1 else f"{number} layers"
-
-
 def spaced(positions: Sequence[float], span: float) -> list[float]:
     """Those of ascending positions whose labels do not touch: 1/30 of the axis apart."""
     kept = list(positions[:1])

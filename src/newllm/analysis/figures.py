@@ -14,7 +14,6 @@ from newllm.analysis.drawing import (
     MOST_LABELS,
     OURS,
     PUBLISHED,
-    layers,
     legend_below,
     plain_numbers,
     png,
@@ -58,7 +57,7 @@ def _perplexity_by_depth(figure: Figure, comparison: Comparison) -> None:
     axes.set_xticks(spaced(depths, depths[-1] - depths[0]))
     axes.set_xlabel("number of layers")
     _finish_perplexities(
-        figure, axes, comparison, "depth", f"mean of the baseline, {layers(comparison.baseline.num_layers)}"
+        figure, axes, comparison, "depth", f"mean of the baseline, {plural(comparison.baseline.num_layers, 'layer')}"
     )
 
 

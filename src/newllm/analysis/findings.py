@@ -4,7 +4,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
 
-from newllm.analysis.comparisons import PairComparison, against, compare_pairs, not_distinguishable_from_best
+from newllm.analysis.comparisons import (
+    Difference,
+    against,
+    compare_pairs,
+    not_distinguishable_from_best,
+)
 from newllm.analysis.markdown import at_most, depths_in_words, listed, number, p_value, plural, table
 from newllm.analysis.overfitting import (
     PLATEAU_PPL,
@@ -30,7 +35,7 @@ def comparisons_section(comparison: Comparison) -> str:
     baseline, best = comparison.baseline.num_layers, comparison.best.num_layers
     families = [against(comparison, comparison.baseline), against(comparison, comparison.best)]
     rows = [
-        [str(result.num_layers), *(text for family in families for text in _test(family.get(result.num_layers)))]
+        [str(result.num_layers), *(text for family in families for text in tested(family.get(result.num_layers)))]
         for result in comparison.results
     ]
     header = [
@@ -162,13 +167,14 @@ def _excess_table(comparison: Comparison, diagnostics: Sequence[Diagnostics]) ->
     header = ["layers", "val loss", "train loss", "adjusted p", "gap", "adjusted p", "train loss − gap", "adjusted p"]
     rows = []
     for excess in excesses(comparison, diagnostics):
-        parts = [text for part in (excess.train_loss, excess.gap, excess.balance) for text in _test(part, decimals=3)]
+        parts = [text for part in (excess.train_loss, excess.gap, excess.balance) for text in tested(part, decimals=3)]
         rows.append([str(excess.num_layers), number(excess.val_loss, signed=True, decimals=3), *parts])
     title = f"What the deeper and worse depths have in excess of depth {best}, training loss plus gap, in nats:"
     return [title, table(header, rows)]
 
 
-def _test(pair: PairComparison | None, decimals: int = 2) -> tuple[str, str]:
+def tested(pair: Difference | None, decimals: int = 2) -> tuple[str, str]:
+    """Difference and adjusted p-value as cells of a table; dashes for None."""
     if pair is None:
         return "–", "–"
     return number(pair.difference, signed=True, decimals=decimals), p_value(pair.adjusted_p).removeprefix("= ")

@@ -16,14 +16,13 @@ from newllm.analysis.drawing import (
     OURS,
     PUBLISHED,
     depth_colour,
-    layers,
     legend_below,
     plain_numbers,
     say_nothing_measured,
     spaced,
     time_unit,
 )
-from newllm.analysis.markdown import amount
+from newllm.analysis.markdown import amount, plural
 from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
@@ -87,7 +86,7 @@ def draw_positions(figure: Figure, comparison: Comparison, supplements: Suppleme
     best = comparison.best.num_layers
     depths = sorted({diagnosed[0], diagnosed[-1], *({best} & set(diagnosed))})
     chosen = [diagnosis for diagnosis in supplements.diagnoses if diagnosis.num_layers in depths]
-    names = [layers(one.num_layers) + (" (best)" if one.num_layers == best else "") for one in chosen]
+    names = [plural(one.num_layers, "layer") + (" (best)" if one.num_layers == best else "") for one in chosen]
     gains = [gain_by_position(one) for one in chosen]
     panels = figure.subplots(1, 2 if all(gains) else 1, squeeze=False)[0]
     losses = [[(read, *map(math.exp, values)) for read, *values in loss_by_position(one)] for one in chosen]
@@ -149,9 +148,10 @@ def draw_ablations(figure: Figure, comparison: Comparison, supplements: Suppleme
     lines = {"as in the study": own}
     for effect in found:
         lines.setdefault(effect.ablation.words, {})[effect.depth.num_layers] = effect.depth.over_seeds("val_ppl")
+    step = min(0.14, 0.7 / len(lines))
     for index, (words, values) in enumerate(lines.items()):
         colour = OURS if index == 0 else CHANGED[(index - 1) % len(CHANGED)]
-        aside = 0.14 * ((index + 1) // 2) * (-1) ** index  # so that equal means are seen
+        aside = step * ((index + 1) // 2) * (-1) ** index  # so that equal means are seen
         estimates = [mean_interval(seeds) for seeds in values.values()]
         positions = [depth + aside for depth in values]
         axes.scatter(
@@ -171,7 +171,7 @@ def draw_ablations(figure: Figure, comparison: Comparison, supplements: Suppleme
             label=words[:60],
         )
     best = mean_interval(comparison.best.over_seeds("val_ppl")).mean
-    name = f"mean of the study’s best, {layers(comparison.best.num_layers)}"
+    name = f"mean of the study’s best, {plural(comparison.best.num_layers, 'layer')}"
     axes.axhline(best, color=OURS, linestyle=":", linewidth=1.4, zorder=1, label=name)
     everything = [value for values in lines.values() for seeds in values.values() for value in seeds]
     plain_numbers(axes, logarithmic=max(everything) > 5 * min(everything))
@@ -180,7 +180,7 @@ def draw_ablations(figure: Figure, comparison: Comparison, supplements: Suppleme
     axes.set_ylabel("validation perplexity")
     figure.suptitle(
         "Validation perplexity by depth, as in the study and with a switch changed\n"
-        "every seed, means with 95 % intervals",
+        "every seed, means with 95 % intervals; changes stand beside their depth",
         fontsize=13,
     )
     legend_below(figure, axes, columns=2)

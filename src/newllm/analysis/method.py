@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from statistics import fmean
 from typing import Any
 
+from newllm.analysis.ablation import mismatch
 from newllm.analysis.cost import seeds_side_by_side
 from newllm.analysis.markdown import cell, depths_in_words, listed, number, plural
 from newllm.analysis.published import STUDY_DATA, STUDY_SWITCHES, STUDY_TRAINING
@@ -167,8 +168,10 @@ def _start(comparison: Comparison, supplements: Supplements) -> Iterable[str]:
     ends = [(entry.num_layers, max(entry.initial_norms)) for entry in (measured[0], measured[-1])]
     norms = " and ".join(f"{norm:.2g} with {plural(depth, 'layer')}" for depth, norm in ends)
     half = comparison.studied.runs.precision
+    tried = [one for one in supplements.ablations if mismatch(comparison, one) is None]
     rounding = f", and training computes in {half}, which keeps few digits of values so small" if half == "fp16" else ""
     yield (
         "All depths begin with weights of one standard deviation. The largest gradient of a hidden layer is then "
-        f"{norms}{rounding}: that deep models fit less may come from such a start and not from depth as such."
+        f"{norms}{rounding}: that deep models fit less may come from such a start and not from depth as such"
+        f"{'; see Ablations' if any('model.residual' in one.changes for one in tried) else ''}."
     )

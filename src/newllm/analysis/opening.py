@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from newllm.analysis.ablation_section import ablations_in_short
+from newllm.analysis.ablation_words import ablations_in_short
 from newllm.analysis.comparisons import against, not_distinguishable_from_best
 from newllm.analysis.cost import (
     Effort,
