@@ -32,7 +32,7 @@ def environment() -> dict[str, str]:
 def copy_project(folder: Path, changes: Mapping[str, Any]) -> None:
     """Copies what git tracks, or would, into `folder` as a new git repository, with changed parameters, and commits it.
 
-    Committed results (dvc.lock, metrics, plots) are left out: they are those of other parameters.
+    Committed results (dvc.lock, metrics, plots, those of ablations) are left out: they are those of other parameters.
     """
     listing = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -46,6 +46,7 @@ def copy_project(folder: Path, changes: Mapping[str, Any]) -> None:
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
+    (folder / "ablations" / "results.json").write_text('{"experiments": []}\n', encoding="utf-8")
     parameters = folder / "params.yaml"
     values = merged(yaml.safe_load(parameters.read_text(encoding="utf-8")), changes)
     parameters.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")

@@ -126,7 +126,9 @@ def test_results_are_complete(project: Project) -> None:
         assert len(curve) == 1 + 2 * 2
     summary = project.json("metrics/summary.json")
     assert summary["num_layers"] == 2
-    assert "| " in (project.folder / "metrics/report.md").read_text()
+    report = (project.folder / "metrics/report.md").read_text()
+    assert "| " in report
+    assert "Ablations" not in report, "the study's are not those of a copy with other parameters"
     assert project.run("git", "status", "--porcelain") == ""
 
 
@@ -231,6 +233,28 @@ def test_temporary_and_queued_experiments_run_their_own_code(project: Project) -
 def experiment_ref(project: Project, name: str) -> str:
     refs = project.run("git", "for-each-ref", "--format=%(refname)", "refs/exps").split()
     return next(ref.removeprefix("refs/exps/") for ref in refs if ref.endswith("/" + name))
+
+
+def test_experiments_with_a_switch_are_collected_and_reported(project: Project) -> None:
+    """As ablations/README.md says, one after the other without anything between them."""
+    for name, setting in (("residual", "model.residual=true"), ("warmup", "train.warmup_epochs=1")):
+        output = project.run("dvc", "exp", "run", "--temp", "--name", name, "-S", setting, "evaluate@2", "diagnose@2")
+        assert sorted(ran(output)) == ["diagnose@2", "evaluate@2", "train@2"]
+        assert project.run("git", "status", "--porcelain") == ""
+    project.run("python", "-m", "ablations.collect", "residual=residual", "warmup=warmup")
+    found = project.json("ablations/results.json")["experiments"]
+    assert [one["changes"] for one in found] == [{"model.residual": True}, {"train.warmup_epochs": 1}]
+    assert [[depth["num_layers"] for depth in one["depths"]] for one in found] == [[2], [2]]
+    assert found[0]["command"] == "dvc exp run --temp --name residual -S model.residual=true evaluate@2 diagnose@2"
+    assert found[0]["git_commits"] == [project.run("git", "rev-parse", "HEAD").strip()]
+    measured = [seed["train_loss_without_dropout"] for one in found for seed in one["depths"][0]["seeds"]]
+    assert None not in measured
+    assert len(set(measured)) == 4
+    assert project.repro("report") == ["report"]
+    report = (project.folder / "metrics/report.md").read_text()
+    assert "| residual connections | 2 |" in report
+    assert "| warm-up over 1 epoch | 2 |" in report
+    assert "Left out" not in report
 
 
 def test_a_bad_parameter_costs_no_output(project: Project) -> None:
