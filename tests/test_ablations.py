@@ -146,7 +146,7 @@ def test_code_of_every_depth_counts(repository: Repository) -> None:
     repository.git("checkout", "-q", commit)
     change_json(
         repository.folder / "metrics/runs/8.json",
-        lambda runs: runs.update(git_commit="f" * 40, git_dirty=True),
+        lambda runs: runs.update(git_commit="f" * 40, git_dirty=True, device="NVIDIA H200"),
     )
     done = repository.collect(f"residual={repository.commit()}")
     assert done.returncode == 1, "params.yaml of the experiment is checked out"
@@ -156,6 +156,36 @@ def test_code_of_every_depth_counts(repository: Repository) -> None:
     (found,) = load_ablations(repository.folder / "ablations/results.json")
     assert found.git_commits == ["0123456789abcdef0123456789abcdef01234567", "f" * 40]
     assert found.git_dirty is True
+    assert found.device == "NVIDIA H200 and NVIDIA L4"
+    repository.git("checkout", "-q", mixed)
+    change_json(repository.folder / "metrics/runs/4.json", lambda runs: runs.update(git_dirty=None))
+    unknown = repository.commit()
+    repository.git("checkout", "-q", repository.study)
+    assert repository.collect(f"residual={unknown}").returncode == 0
+    assert load_ablations(repository.folder / "ablations/results.json")[0].git_dirty is None
+
+
+def test_an_experiments_name_that_is_there_twice(repository: Repository) -> None:
+    commit = repository.experiment({"model.residual": True})
+    for base in ("ab/cd", "ef/gh"):
+        repository.git("update-ref", f"refs/exps/{base}/residual", commit)
+    done = repository.collect("residual=residual")
+    assert done.returncode == 1
+    assert "revision residual: 2 experiments of this name" in done.stderr
+
+
+def test_diagnostics_of_other_weights_at_one_seed(repository: Repository) -> None:
+    """Less than what two stages' rounding could make between other files, more than it makes between these."""
+    commit = repository.experiment({"model.residual": True}, depths=(4,), diagnosed=(4,))
+    repository.git("checkout", "-q", commit)
+    path = repository.folder / "metrics/diagnostics/4.json"
+    file = json.loads(path.read_text())
+    file["diagnostics"][0]["seeds"][2]["val_loss"] += 7e-4
+    path.write_text(json.dumps(file))
+    other = repository.commit()
+    repository.git("checkout", "-q", repository.study)
+    assert "not known" not in repository.collect(f"residual={commit}").stdout
+    assert "training loss without dropout is not known at depth 4" in repository.collect(f"residual={other}").stdout
 
 
 @pytest.mark.parametrize(

@@ -46,12 +46,12 @@ def experiment(
                 "test_ppl": mean - 1,
                 "best_epoch": 140 + seed,
                 "epochs_run": 150,
-                "stopped_early": seed == 0,
+                "stopped_early": seed < 2,
                 "plateau_epochs": 7 + seed,
             }
             for seed in range(5)
         ]
-        depths.append({"num_layers": depth, "initial_norms": [0.5, 2.5], "seeds": seeds})
+        depths.append({"num_layers": depth, "initial_norms": [0.5, 2.5, 0.1], "seeds": seeds})
     return {
         "name": "residual",
         "command": "dvc exp run --temp --name residual -S model.residual=true evaluate@4 diagnose@4",
@@ -137,7 +137,7 @@ def test_section(tmp_path: Path) -> None:
         assert losses[column].startswith(f"−{value:.3f}"), (
             "validation loss, training loss, gap, the latter's difference"
         )
-    epochs = ["142.0 / 150.0 (149.8 / 149.8)", "1 of 5 (1 of 5)", "9.0 (148.8)", "2.5 (0.008)"]
+    epochs = ["142.0 / 150.0 (149.8 / 149.8)", "2 of 5 (1 of 5)", "9.0 (148.8)", "2.5 (0.008)"]
     assert rows[7 + 7 + 4][2:] == epochs, "of the study in brackets"
     assert "Residual connections: better at depths 6 and 8, no difference shown at depth 4." in text
     assert "Warm-up over 10 epochs: worse at depth 8, no difference shown at depth 6." in text
@@ -181,6 +181,13 @@ def test_beside_the_best_depth(tmp_path: Path) -> None:
         "Every run with a change is shown to be worse than the study’s 4 layers (Holm-corrected p < 0.0001); the "
         "closest, 6 layers with residual connections, by 0.20 ± 0.05 (on the test split by 0.20 ± 0.04)."
     ) in section(tmp_path, compared)
+    wide = experiment({6: 20.1, 8: 20.6})
+    for number, seed in enumerate(wide["depths"][1]["seeds"]):
+        seed["val_ppl"] = 20.6 + 0.2 * (number - 2)
+    write(tmp_path, wide)
+    best = [PERPLEXITIES[4] + 0.02 * (seed - 2) for seed in range(5)]
+    p = stats.ttest_ind([20.6 + 0.2 * (seed - 2) for seed in range(5)], best, equal_var=False).pvalue
+    assert f"worse than the study’s 4 layers (Holm-corrected p ≤ {p:.2g}" in section(tmp_path, compared), "the largest"
     write(tmp_path, experiment({6: 19.5, 8: 19.89}))
     text = section(tmp_path, compared)
     assert "Better than the study’s 4 layers: 6 layers with residual connections by 0.40 ± 0.05." in text
@@ -207,6 +214,10 @@ def test_the_opening_says_what_changes_do(tmp_path: Path) -> None:
     assert f"{better}At depth 6 {GAP}." in opening(tmp_path, compared)
     write(tmp_path, experiment({6: 20.0}, lambda _: 0.5))
     assert f"{better}Every" in opening(tmp_path, compared), "undecided why"
+    write(tmp_path, experiment({4: 19.5}))
+    assert "At depth 4" not in opening(tmp_path, compared), "the question is of the deeper depths"
+    write(tmp_path, experiment({6: 20.0, 8: 20.0}))
+    assert "perplexities of 20.00 (8 layers: 20.00" in opening(tmp_path, compared)
     write(tmp_path, experiment({1: 19.5}))
     assert "Better than the study’s 4 layers: 1 layer with residual connections by 0.40" in opening(tmp_path, compared)
 
@@ -228,19 +239,39 @@ def test_one_seed_gives_no_test(tmp_path: Path) -> None:
 
 def test_the_changed_depths_among_each_other(tmp_path: Path) -> None:
     compared = study(tmp_path)
-    write(tmp_path, experiment({4: 20.0, 6: 19.99, 8: 20.6}))
+    one = experiment({4: 20.0, 6: 19.99, 8: 20.6})
+    for seed in one["depths"][2]["seeds"]:
+        seed["test_ppl"] = 15.0  # the test split chooses nothing
+    write(tmp_path, one)
     among = "Among these depths 6 is lowest; shown to be worse: 8 by 0.61 ± 0.05; not distinguishable: 4."
     assert among in section(tmp_path, compared)
 
 
 def test_what_a_change_leaves_of_the_excess(tmp_path: Path) -> None:
     compared = study(tmp_path)
-    write(tmp_path, experiment({8: 20.6}, lambda _: 0.9))
+    write(tmp_path, experiment({6: 20.0, 8: 20.6}, lambda _: 0.9))
     text = section(tmp_path, compared)
     won, excess = math.log(23.0 / 20.6), math.log(23.0 / 19.9)
     assert "What 8 layers have in excess of 4 in the study, +0.000 ± 0.001 of training loss and " in text
     assert f"+{excess:.3f} ± 0.002 of gap, is then −{0.9 * won:.3f} ± 0.001 of training loss and " in text
     assert f"+{excess - 0.1 * won:.3f} ± 0.002 of gap." in text
+    assert text.count("have in excess of") == 1
+    (tmp_path / "metrics/diagnostics/4.json").unlink()
+    report = write_report(compared, supplements=more(tmp_path, compared))
+    assert "have in excess of 4" not in report.split("\n## Ablations\n")[1], "of the best depth nothing was measured"
+
+
+def test_what_was_measured_of_some_seeds_or_not_at_all(tmp_path: Path) -> None:
+    compared = study(tmp_path)
+    one = experiment({6: 20.0, 8: 20.6})
+    one["depths"][0]["seeds"][3]["train_loss_without_dropout"] = None
+    one["depths"][1]["initial_norms"] = None
+    one["git_dirty"] = True
+    write(tmp_path, one)
+    text = section(tmp_path, compared)
+    assert f"Residual connections: at depth 6 {UNKNOWN}; at depth 8 {FIT}." in text
+    assert "| not measured (0.008) |" in text
+    assert "commit abababababab with changes." in text
 
 
 def test_depths_that_the_study_lacks_are_named(tmp_path: Path) -> None:
@@ -286,9 +317,10 @@ def test_picture(tmp_path: Path) -> None:
     ("share_of", "expected"),
     [
         (lambda _: 1.2, f"at depths 6 and 8 {FIT_ALONE}."),
-        (lambda _: 1.0, f"at depths 6 and 8 {FIT}."),
+        (lambda _: 1.005, f"at depths 6 and 8 {FIT}."),  # the gap widens, but that is not shown
         (lambda _: 0.27, f"at depths 6 and 8 {GAP}."),  # training loss falls, but most of what is won is gap
         (lambda _: -0.5, f"at depths 6 and 8 {GAP_ALONE}."),
+        (lambda _: -0.005, f"at depths 6 and 8 {GAP}."),
         (lambda _: 0.5, f"at depths 6 and 8 {UNDECIDED}."),
         (lambda depth: 0.9 if depth == 6 else 0.1, f"at depth 6 {FIT}; at depth 8 {GAP}."),
         (lambda depth: 0.5 if depth == 6 else 0.9, f"at depth 6 {UNDECIDED}; at depth 8 {FIT}."),

@@ -52,8 +52,9 @@ def _outcome(comparison: Comparison, own: Sequence[Effect]) -> str:
         means = [mean_interval(effect.depth.over_seeds("val_ppl")).mean for effect in better]
         how = f" (validation perplexity {moved[0]} instead of {moved[1]})"
         if len(better) > 1:
-            how = f", at validation perplexities of {min(means):.2f} to {max(means):.2f} ("
-            how += f"{plural(last.depth.num_layers, 'layer')}: {moved[0]} instead of {moved[1]})"
+            span = " to ".join(dict.fromkeys(f"{mean:.2f}" for mean in (min(means), max(means))))
+            how = f", at validation perplexities of {span} ({plural(last.depth.num_layers, 'layer')}: "
+            how += f"{moved[0]} instead of {moved[1]})"
         clauses.append(f"{_are(better)} better{how}")
     if worse:
         differences = [number(effect.val_ppl.difference) for effect in worse]
