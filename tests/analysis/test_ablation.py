@@ -173,12 +173,12 @@ def test_beside_the_best_depth(tmp_path: Path) -> None:
     ]
     assert [pair.adjusted_p for pair in against_best(compared, found)] == pytest.approx([p_values[0], 2 * p_values[1]])
     assert (
-        "No run with a change is shown to be better than the study’s 4 layers; the closest is that of 6 layers with "
+        "No changed depth is shown to be better than the study’s 4 layers; the closest is 6 layers with "
         "residual connections (−0.01 ± 0.05, Holm-corrected p = 0.63; on the test split −0.01 ± 0.04)."
     ) in section(tmp_path, compared)
     write(tmp_path, experiment({6: 20.1, 8: 20.6}))
     assert (
-        "Every run with a change is shown to be worse than the study’s 4 layers (Holm-corrected p < 0.0001); the "
+        "Every changed depth is shown to be worse than the study’s 4 layers (Holm-corrected p < 0.0001); the "
         "closest, 6 layers with residual connections, by 0.20 ± 0.05 (on the test split by 0.20 ± 0.04)."
     ) in section(tmp_path, compared)
     wide = experiment({6: 20.1, 8: 20.6})
@@ -190,7 +190,10 @@ def test_beside_the_best_depth(tmp_path: Path) -> None:
     assert f"worse than the study’s 4 layers (Holm-corrected p ≤ {p:.2g}" in section(tmp_path, compared), "the largest"
     write(tmp_path, experiment({6: 19.5, 8: 19.89}))
     text = section(tmp_path, compared)
-    assert "Better than the study’s 4 layers: 6 layers with residual connections by 0.40 ± 0.05." in text
+    assert (
+        "Better than the study’s 4 layers (Holm-corrected p < 0.0001): 6 layers with residual connections (−0.40 ± "
+        "0.05, on the test split −0.40 ± 0.04)."
+    ) in text
 
 
 def opening(root: Path, compared: Comparison) -> str:
@@ -203,10 +206,11 @@ def test_the_opening_says_what_changes_do(tmp_path: Path) -> None:
     write(tmp_path, experiment({3: 20.5, **RESIDUAL}), experiment({6: 20.5, 8: 23.0}, **{"train.warmup_epochs": 10}))
     assert opening(tmp_path, compared).rstrip().endswith(
         "\n\n**Ablations**, all else as in the study. With residual connections, depths 6 and 8 are better, at "
-        "validation perplexities of 20.00 to 20.60 (8 layers: 20.60 instead of 23.00), and depth 3 is worse by "
-        f"0.48 ± 0.05. At depths 6 and 8 {FIT}. With warm-up over 10 epochs, no difference is shown at depths 6 and 8 "
-        "(+0.00 ± 0.05 and +0.00 ± 0.05). No run with a change is shown to be better than the study’s 4 layers; the "
-        "closest is that of 4 layers with residual connections (+0.00 ± 0.05, Holm-corrected p = 1; on the test split "
+        "validation perplexities of 20.00 to 20.60 (8 layers: 20.60 instead of 23.00), depth 3 is worse by 0.48 ± "
+        f"0.05, and no difference is shown at depth 4 (+0.00 ± 0.05). At depths 6 and 8 {FIT}. With warm-up over 10 "
+        "epochs, no difference is shown at depths 6 and 8 (+0.00 ± 0.05 and +0.00 ± 0.05). No changed depth is shown "
+        "to be better than the study’s 4 layers; the closest is 4 layers with residual connections (+0.00 ± 0.05, "
+        "Holm-corrected p = 1; on the test split "
         "+0.00 ± 0.04)."
     )  # fmt: skip
     write(tmp_path, experiment({6: 20.0}, lambda _: 0.1))
@@ -219,7 +223,7 @@ def test_the_opening_says_what_changes_do(tmp_path: Path) -> None:
     write(tmp_path, experiment({6: 20.0, 8: 20.0}))
     assert "perplexities of 20.00 (8 layers: 20.00" in opening(tmp_path, compared)
     write(tmp_path, experiment({1: 19.5}))
-    assert "Better than the study’s 4 layers: 1 layer with residual connections by 0.40" in opening(tmp_path, compared)
+    assert "Better than the study’s 4 layers (Holm-corrected p < 0.0001): 1 layer" in opening(tmp_path, compared)
 
 
 def test_one_seed_gives_no_test(tmp_path: Path) -> None:
@@ -243,8 +247,10 @@ def test_the_changed_depths_among_each_other(tmp_path: Path) -> None:
     for seed in one["depths"][2]["seeds"]:
         seed["test_ppl"] = 15.0  # the test split chooses nothing
     write(tmp_path, one)
-    among = "Among these depths 6 is lowest; shown to be worse: 8 by 0.61 ± 0.05; not distinguishable: 4."
-    assert among in section(tmp_path, compared)
+    assert (
+        "Among these depths 6 has the lowest perplexity; shown to be worse than it, by Holm’s method over these alone: "
+        "8 by 0.61 ± 0.05; not distinguishable from it: 4."
+    ) in section(tmp_path, compared)
 
 
 def test_what_a_change_leaves_of_the_excess(tmp_path: Path) -> None:
@@ -252,13 +258,14 @@ def test_what_a_change_leaves_of_the_excess(tmp_path: Path) -> None:
     write(tmp_path, experiment({6: 20.0, 8: 20.6}, lambda _: 0.9))
     text = section(tmp_path, compared)
     won, excess = math.log(23.0 / 20.6), math.log(23.0 / 19.9)
-    assert "What 8 layers have in excess of 4 in the study, +0.000 ± 0.001 of training loss and " in text
-    assert f"+{excess:.3f} ± 0.002 of gap, is then −{0.9 * won:.3f} ± 0.001 of training loss and " in text
-    assert f"+{excess - 0.1 * won:.3f} ± 0.002 of gap." in text
-    assert text.count("have in excess of") == 1
+    assert "Beyond the study’s 4 layers, its 8 layers have +0.000 ± 0.001 nats of training loss, " in text
+    assert f"+{excess:.3f} ± 0.002 of gap and +{excess:.3f} ± 0.002 of validation loss; with residual conn" in text
+    left = f"−{0.9 * won:.3f} ± 0.001, +{excess - 0.1 * won:.3f} ± 0.002 and +{excess - won:.3f} ± 0.002."
+    assert f"connections {left}" in text
+    assert text.count("Beyond the study’s") == 1
     (tmp_path / "metrics/diagnostics/4.json").unlink()
     report = write_report(compared, supplements=more(tmp_path, compared))
-    assert "have in excess of 4" not in report.split("\n## Ablations\n")[1], "of the best depth nothing was measured"
+    assert "Beyond the study’s" not in report.split("\n## Ablations\n")[1], "of the best depth nothing was measured"
 
 
 def test_what_was_measured_of_some_seeds_or_not_at_all(tmp_path: Path) -> None:
@@ -271,6 +278,10 @@ def test_what_was_measured_of_some_seeds_or_not_at_all(tmp_path: Path) -> None:
     text = section(tmp_path, compared)
     assert f"Residual connections: at depth 6 {UNKNOWN}; at depth 8 {FIT}." in text
     assert "| not measured (0.008) |" in text
+    assert "its 8 layers have" in text
+    write(tmp_path, experiment({6: 20.0, 8: 20.6}, lambda depth: 0.9 if depth == 6 else None))
+    assert "its 6 layers have" in section(tmp_path, compared), "the deepest that was measured"
+    write(tmp_path, one)
     assert "commit abababababab with changes." in text
 
 

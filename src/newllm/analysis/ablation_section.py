@@ -47,8 +47,8 @@ def _perplexities(comparison: Comparison, found: Sequence[Effect]) -> Iterable[s
 
 def _losses(found: Sequence[Effect]) -> Iterable[str]:
     yield (
-        "Losses at the best epoch in nats, minus the study’s; training loss on a fixed sample without dropout, gap is "
-        "validation minus training loss:"
+        "Losses at the best epoch in nats, minus those of the study’s same depth; training loss on a fixed "
+        "sample without dropout, gap is validation minus training loss:"
     )
     header = ["change", "layers", "val loss", "train loss", "adjusted p", "gap", "adjusted p"]
     rows = []
@@ -61,9 +61,9 @@ def _losses(found: Sequence[Effect]) -> Iterable[str]:
 
 def _epochs(comparison: Comparison, supplements: Supplements, found: Sequence[Effect]) -> Iterable[str]:
     yield (
-        "How they train: means over seeds of best epoch and epochs run; seeds that stopped early; the plateau at the "
-        "start in epochs; the largest norm of the gradient of a hidden layer’s fresh weights. Each with the study’s in "
-        "brackets:"
+        "How they train: means over seeds of best epoch and epochs run; how many seeds stopped early; the plateau at "
+        "the start, in epochs; the norm of the gradient of a hidden layer’s fresh weights, mean over seeds, of the "
+        "layer where it is largest. The study’s figures are in brackets:"
     )
     norms = {entry.num_layers: entry.initial_norms for entry in supplements.overfitting}
     rows = []

@@ -7,20 +7,19 @@ from newllm.analysis.comparisons import compare_samples
 from newllm.analysis.markdown import at_depths, at_most, cell, depths_in_words, listed, number, p_value, plural
 from newllm.analysis.overfitting import Diagnostics, losses_by_seed, not_measured, worse_and_deeper
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import difference_interval, mean_interval
+from newllm.analysis.statistics import Estimate, difference_interval, mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
 
 FIT_ALONE = (
-    "training loss falls by more than validation loss while the gap widens: the cause had been too little fit within "
-    "these epochs, not overfitting"
+    "training loss falls by more than validation loss while the gap widens: what is won is fit, not less overfitting"
 )
-FIT = "most of what is won is training loss: the greater cause had been too little fit within these epochs"
+FIT = "training loss falls by more than the gap: most of what is won is fit"
 GAP_ALONE = (
-    "the gap narrows by more than validation loss falls while training loss rises: the cause had been overfitting, not "
-    "too little fit"
+    "the gap narrows by more than validation loss falls while training loss rises: what is won is less overfitting, "
+    "not fit"
 )
-GAP = "most of what is won is gap: the greater cause had been overfitting"
+GAP = "the gap narrows by more than training loss falls: most of what is won is less overfitting"
 
 
 def ablations_in_short(comparison: Comparison, supplements: Supplements) -> Iterable[str]:
@@ -59,10 +58,11 @@ def _outcome(comparison: Comparison, own: Sequence[Effect]) -> str:
     if worse:
         differences = [number(effect.val_ppl.difference) for effect in worse]
         clauses.append(f"{_are(worse)} worse by {listed(differences)}")
-    if not clauses:
-        differences = [number(effect.val_ppl.difference, signed=True) for effect in own]
-        clauses.append(f"no difference is shown {at_depths(_depths(own))} ({listed(differences)})")
-    return ", and ".join(clauses)
+    rest = [effect for effect in own if not (effect.val_ppl.below or effect.val_ppl.above)]
+    if rest:
+        differences = [number(effect.val_ppl.difference, signed=True) for effect in rest]
+        clauses.append(f"no difference is shown {at_depths(_depths(rest))} ({listed(differences)})")
+    return ", and ".join([*([", ".join(clauses[:-1])] if len(clauses) > 1 else []), clauses[-1]])
 
 
 def of_change(own: Sequence[Effect]) -> str:
@@ -88,35 +88,45 @@ def _among(own: Sequence[Effect]) -> Iterable[str]:
     worse = [f"{effect.depth.num_layers} by {number(pair.difference)}"
              for effect, pair in zip(others, pairs, strict=True) if pair.above]  # fmt: skip
     close = [effect.depth.num_layers for effect, pair in zip(others, pairs, strict=True) if not pair.above]
-    parts = [f"shown to be worse: {listed(worse)}"] if worse else []
-    parts += [f"not distinguishable: {listed(close)}"] if close else []
-    yield f"Among these depths {lowest.depth.num_layers} is lowest; {'; '.join(parts)}."
+    parts = [f"shown to be worse than it, by Holm’s method over these alone: {listed(worse)}"] if worse else []
+    parts += [f"not distinguishable from it: {listed(close)}"] if close else []
+    yield f"Among these depths {lowest.depth.num_layers} has the lowest perplexity; {'; '.join(parts)}."
 
 
 def beside_best(comparison: Comparison, found: Sequence[Effect]) -> str:
     """Whether any changed depth is better than the study's best, whatever its depth."""
     best = f"the study’s {plural(comparison.best.num_layers, 'layer')}"
     pairs = list(zip(found, against_best(comparison, found), strict=True))
-    better = [f"{_name(effect)} by {number(pair.difference).lstrip('−')}" for effect, pair in pairs if pair.below]
+
+    def on_test(effect: Effect) -> Estimate:
+        return difference_interval(effect.depth.over_seeds("test_ppl"), comparison.best.over_seeds("test_ppl"))
+
+    better = [(effect, pair) for effect, pair in pairs if pair.below]
     if better:
-        return f"Better than {best}: {listed(better)}."
+        p = at_most(pair.adjusted_p for _, pair in better)
+        texts = [
+            f"{_name(effect)} ({number(pair.difference, signed=True)}, on the test split "
+            f"{number(on_test(effect), signed=True)})"
+            for effect, pair in better
+        ]
+        return f"Better than {best} (Holm-corrected p {p}): {listed(texts)}."
     closest, pair = min(pairs, key=lambda one: one[1].difference.mean)
-    test = difference_interval(closest.depth.over_seeds("test_ppl"), comparison.best.over_seeds("test_ppl"))
+    test = on_test(closest)
     if all(pair.above for _, pair in pairs):
         p = at_most(pair.adjusted_p for _, pair in pairs)
         return (
-            f"Every run with a change is shown to be worse than {best} (Holm-corrected p {p}); the closest, "
+            f"Every changed depth is shown to be worse than {best} (Holm-corrected p {p}); the closest, "
             f"{_name(closest)}, by {number(pair.difference)} (on the test split by {number(test)})."
         )
     return (
-        f"No run with a change is shown to be better than {best}; the closest is that of {_name(closest)} "
+        f"No changed depth is shown to be better than {best}; the closest is {_name(closest)} "
         f"({number(pair.difference, signed=True)}, Holm-corrected p {p_value(pair.adjusted_p)}; on the test split "
         f"{number(test, signed=True)})."
     )
 
 
 def on_claim_six(comparison: Comparison, diagnostics: Sequence[Diagnostics], found: Sequence[Effect]) -> str:
-    """Depth by depth, whether what a change wins had been lost to fitting too little or to overfitting."""
+    """Depth by depth, whether what a change wins is fit or less overfitting."""
     asked = set(worse_and_deeper(comparison))
     helped = [effect for effect in found if effect.val_ppl.below and effect.depth.num_layers in asked]
     if not asked & {effect.depth.num_layers for effect in found}:
@@ -125,12 +135,13 @@ def on_claim_six(comparison: Comparison, diagnostics: Sequence[Diagnostics], fou
         return "At the deep depths that are worse no change is shown to help: this says nothing for or against claim 6."
     return " ".join(
         [
-            "**On claim 6**: at the depths that are deeper than the best and worse, where a change helps. Changes of "
-            "these switches leave the number of parameters as it is, so that none cures overfitting by making the "
-            "model smaller. What validation loss falls by is what training loss and the gap fall by together. A depth "
-            "had fitted too little if training loss is shown to fall, and by more than the gap; it had overfitted if "
-            "the gap is shown to narrow, and by more than training loss falls.",
-            *(text for own in by_change(helped) for text in (_won(own), *_left(comparison, diagnostics, own[-1]))),
+            "**On claim 6**, at the depths that are deeper than the study’s best and shown to be worse, where a change "
+            "helps. These switches leave the number of parameters as it is, so that none makes the model smaller. The "
+            "fall of validation loss is the sum of the falls of training loss and gap. Fit is won if training loss is "
+            "shown to fall, and by more than the gap; less overfitting if the gap is shown to narrow, and by more than "
+            "training loss falls. What a depth had lacked is told by its excess in the study, under Fit and "
+            "overfitting.",
+            *(text for own in by_change(helped) for text in (_won(own), *_left(comparison, diagnostics, own))),
         ]
     )
 
@@ -141,7 +152,7 @@ def _won(helped: Sequence[Effect]) -> str:
 
 
 def _kinds(helped: Sequence[Effect]) -> list[tuple[str, list[Effect]]]:
-    """Where what is won had been lost, and the effects of which that holds."""
+    """What is won, and the effects of which that holds."""
     kinds: dict[str, list[Effect]] = {}
     for effect in helped:
         parts = effect.parts
@@ -157,23 +168,29 @@ def _kinds(helped: Sequence[Effect]) -> list[tuple[str, list[Effect]]]:
     return list(kinds.items())
 
 
-def _left(comparison: Comparison, diagnostics: Sequence[Diagnostics], effect: Effect) -> Iterable[str]:
-    """What a depth has in excess of the best depth, and what the change leaves of it, where all of it was measured."""
-    own, best = own_result(comparison, effect), comparison.best
-    if effect.parts is None or not_measured([best.num_layers], diagnostics):
+def _left(comparison: Comparison, diagnostics: Sequence[Diagnostics], helped: Sequence[Effect]) -> Iterable[str]:
+    """What the deepest depth that was measured has in excess of the best depth, without the change and with it."""
+    measured = [effect for effect in helped if effect.parts is not None]
+    if not measured or not_measured([comparison.best.num_layers], diagnostics):
         return
+    effect, best = measured[-1], comparison.best
+    own = own_result(comparison, effect)
     reference = losses_by_seed(best, diagnostics)
     changed = [(seed.train_loss_without_dropout or 0.0, seed.val_loss) for seed in effect.depth.seeds]
 
-    def excess(losses: Sequence[tuple[float, float]]) -> str:
-        train = difference_interval([train for train, _ in losses], [train for train, _ in reference])
-        gap = difference_interval([val - train for train, val in losses], [val - train for train, val in reference])
-        texts = [number(part, signed=True, decimals=3) for part in (train, gap)]
-        return f"{texts[0]} of training loss and {texts[1]} of gap"
+    def excess(losses: Sequence[tuple[float, float]]) -> list[str]:
+        parts = [
+            difference_interval([train for train, _ in losses], [train for train, _ in reference]),
+            difference_interval([val - train for train, val in losses], [val - train for train, val in reference]),
+            difference_interval([val for _, val in losses], [val for _, val in reference]),
+        ]
+        return [number(part, signed=True, decimals=3) for part in parts]
 
+    before = excess(losses_by_seed(own, diagnostics))
     yield (
-        f"What {plural(own.num_layers, 'layer')} have in excess of {best.num_layers} in the study, "
-        f"{excess(losses_by_seed(own, diagnostics))}, is then {excess(changed)}."
+        f"Beyond the study’s {plural(best.num_layers, 'layer')}, its {plural(own.num_layers, 'layer')} have "
+        f"{before[0]} nats of training loss, {before[1]} of gap and {before[2]} of validation loss; with "
+        f"{cell(effect.ablation.words)} {listed(excess(changed))}."
     )
 
 
