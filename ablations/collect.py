@@ -104,7 +104,7 @@ def collect(name: str, revision: str, study: Mapping[str, Any]) -> Ablation:
 def _command(name: str, changes: Mapping[str, Any], depths: Sequence[int]) -> str:
     """What makes the experiment from the study."""
     settings = [f"-S {switch}={json.dumps(value)}" for switch, value in changes.items()]
-    stages = [f"{stage}@{depth}" for stage in ("evaluate", "diagnose") for depth in sorted(set(depths))]
+    stages = [f"{stage}@{depth}" for stage in ("evaluate", "diagnose") for depth in depths]
     return " ".join(["dvc exp run --temp --name", shlex.quote(name), *settings, *stages])
 
 

@@ -1,6 +1,6 @@
 """What the report says of ablations: what the changes do, at which depths, and what of it bears on claim 6."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from newllm.analysis.ablation import Effect, against_best, effects
 from newllm.analysis.comparisons import compare_samples
@@ -40,8 +40,7 @@ def ablations_in_short(comparison: Comparison, supplements: Supplements) -> Iter
 
 def _outcome(comparison: Comparison, own: Sequence[Effect]) -> str:
     """What one change does at which depths, in one clause or two."""
-    better = [effect for effect in own if effect.val_ppl.below]
-    worse = [effect for effect in own if effect.val_ppl.above]
+    better, worse, rest = _outcomes(own).values()
     clauses = []
     if better:
         last = better[-1]
@@ -58,7 +57,6 @@ def _outcome(comparison: Comparison, own: Sequence[Effect]) -> str:
     if worse:
         differences = [number(effect.val_ppl.difference) for effect in worse]
         clauses.append(f"{_are(worse)} worse by {listed(differences)}")
-    rest = [effect for effect in own if not (effect.val_ppl.below or effect.val_ppl.above)]
     if rest:
         differences = [number(effect.val_ppl.difference, signed=True) for effect in rest]
         clauses.append(f"no difference is shown {at_depths(_depths(rest))} ({listed(differences)})")
@@ -67,14 +65,17 @@ def _outcome(comparison: Comparison, own: Sequence[Effect]) -> str:
 
 def of_change(own: Sequence[Effect]) -> str:
     """One change's effects, in words, and how the changed depths compare with each other."""
-    outcomes: list[tuple[str, Callable[[Effect], bool]]] = [
-        ("better", lambda effect: effect.val_ppl.below),
-        ("worse", lambda effect: effect.val_ppl.above),
-        ("no difference shown", lambda effect: not (effect.val_ppl.below or effect.val_ppl.above)),
-    ]
-    depths = {what: _depths([effect for effect in own if holds(effect)]) for what, holds in outcomes}
-    text = f"{_title(own)}: {', '.join(f'{what} {at_depths(these)}' for what, these in depths.items() if these)}."
-    return " ".join([text, *_among(own)])
+    parts = [f"{what} {at_depths(_depths(these))}" for what, these in _outcomes(own).items() if these]
+    return " ".join([f"{_title(own)}: {', '.join(parts)}.", *_among(own)])
+
+
+def _outcomes(own: Sequence[Effect]) -> dict[str, list[Effect]]:
+    """The effects whose perplexity is shown to be better, to be worse, and the others; any may be none."""
+    outcomes: dict[str, list[Effect]] = {"better": [], "worse": [], "no difference shown": []}
+    for effect in own:
+        what = "better" if effect.val_ppl.below else "worse" if effect.val_ppl.above else "no difference shown"
+        outcomes[what].append(effect)
+    return outcomes
 
 
 def _among(own: Sequence[Effect]) -> Iterable[str]:
@@ -200,6 +201,7 @@ def with_tests(found: Sequence[Effect]) -> Sequence[Effect]:
 
 
 def by_change(found: Sequence[Effect]) -> list[list[Effect]]:
+    """The effects of every change together, in the order given."""
     changes = dict.fromkeys(effect.ablation.words for effect in found)
     return [[effect for effect in found if effect.ablation.words == words] for words in changes]
 

@@ -180,7 +180,8 @@ def draw_ablations(figure: Figure, comparison: Comparison, supplements: Suppleme
     axes.set_ylabel("validation perplexity")
     figure.suptitle(
         "Validation perplexity by depth, as in the study and with a switch changed\n"
-        "every seed, means with 95 % intervals; changes stand beside their depth",
+        f"{'one seed' if comparison.num_seeds == 1 else 'every seed, means with 95 % intervals'}; changes stand beside "
+        "their depth",
         fontsize=13,
     )
     legend_below(figure, axes, columns=2)
