@@ -36,10 +36,10 @@ audit: ## known vulnerabilities of the pinned packages (pip-audit, needs the net
 	@build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
 
 states: setup ## lists the states of trainings that were killed, and whether they can go on
-	@PYTHONPATH=src python -m newllm.training.stale_states
+	@PYTHONPATH=src python -m newllm.runtime.resume
 
 clean-states: setup ## removes states of other code than that in src; with ALL=1 all that no training uses
-	@PYTHONPATH=src python -m newllm.training.stale_states --remove $(if $(ALL),--all)
+	@PYTHONPATH=src python -m newllm.runtime.resume --remove $(if $(ALL),--all)
 
 clean: ## removes what demo and tests left; the environment, data and results stay
 	rm -rf build .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -23,8 +23,8 @@ import torch
 
 from benchmarks import cases
 from newllm.files import write_json
-from newllm.training.device import DTYPES, describe
-from newllm.training.provenance import git_state
+from newllm.runtime.device import DTYPES, describe
+from newllm.runtime.provenance import git_state
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH = 2048  # windows a step
@@ -152,12 +152,7 @@ def epoch_times(device: torch.device, precision: str) -> dict[str, float]:
     """An epoch of the study at depth 6 with five seeds: training and validation, with as many windows as WikiText-2."""
     trainer = cases.stack_trainer(cases.study_shape(6), 5, 2048, WINDOWS, device, precision)
 
-    def train() -> None:
-        trainer.start_epoch(1)
-        for first in range(0, WINDOWS[0], 2048):
-            trainer.next_step(min(2048, WINDOWS[0] - first))
-
-    training, validation = (median_ms(part, device, 1.0) / 1e3 for part in (train, trainer.validate))
+    training, validation = (median_ms(part, device, 1.0) / 1e3 for part in (trainer.train_epoch, trainer.validate))
     return {
         "training_seconds": training,
         "validation_seconds": validation,
@@ -170,10 +165,9 @@ def start_up_seconds(device: torch.device, precision: str) -> float:
     torch.zeros(1, device=device)
     start = time.perf_counter()
     trainer = cases.stack_trainer(cases.study_shape(6), 5, 2048, WINDOWS, device, precision)
-    trainer.start_epoch(1)
-    for size in (2048, WINDOWS[0] % 2048) * 2:
-        trainer.next_step(size)
-        trainer.validate()
+    trainer.start_epoch()
+    trainer.next_step(2048)
+    trainer.validate()
     torch.cuda.synchronize()
     return time.perf_counter() - start
 

@@ -10,8 +10,10 @@ from torch.nn.functional import cross_entropy
 from newllm.config import TrainConfig
 from newllm.model.definition import ModelShape, initial_parameters, logits
 from newllm.model.streams import dropout_masks
-from newllm.training.device import DTYPES
-from newllm.training.progress import Progress
+from newllm.runtime.device import DTYPES
+from newllm.runtime.progress import Progress
+from newllm.training.rows import Recipe, Row
+from newllm.training.stack import Ledger, Task
 from newllm.training.trainer import StackTrainer
 
 LENGTH = 63  # positions of a window
@@ -21,6 +23,7 @@ SHORT_EVERY = 5
 SHORT_LENGTHS = (7, 7, 7, 7, 8, 8, 9, 9, 9, 10, 10, 11, 12, 13, 15, 20, 27, 37, 47, 56)
 DROPOUT = 0.1
 LEARNING_RATE = 8e-4
+STUDY = Recipe(LEARNING_RATE, DROPOUT, ((1, 0.5),))
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def plain_loop(num_layers: int, batch: int, device: torch.device, precision: str
 
         def run() -> None:
             nonlocal step
-            keep = dropout_masks([0], step, size, DROPOUT, device)
+            keep = dropout_masks([0], [step], size, [DROPOUT], device)
             step += 1
             with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):  # type: ignore[index]
                 outputs = logits(parameters, windows[:, :, :-1], keep, DROPOUT)
@@ -113,13 +116,14 @@ def engine(
     precision: str,
     hidden_size: int = 512,
     padding: bool = True,
+    recipes: bool = False,
 ) -> Case:
-    """This project's trainer with a stack of seeds."""
+    """This project's trainer with a stack of seeds, or of recipes that all differ."""
     shape = study_shape(num_layers, hidden_size)
 
     def prepare() -> Callable[[], None]:
-        trainer = stack_trainer(shape, num_seeds, batch, (batch, batch), device, precision, padding)
-        trainer.start_epoch(1)
+        trainer = stack_trainer(shape, num_seeds, batch, (batch, batch), device, precision, padding, recipes)
+        trainer.start_epoch()
 
         def run() -> None:
             trainer.position.zero_()
@@ -127,7 +131,8 @@ def engine(
 
         return run
 
-    return Case("engine", num_layers, num_seeds, hidden_size, precision, shape.flops_per_position, prepare)
+    name = "engine, recipes" if recipes else "engine"
+    return Case(name, num_layers, num_seeds, hidden_size, precision, shape.flops_per_position, prepare)
 
 
 def stack_trainer(
@@ -138,23 +143,39 @@ def stack_trainer(
     device: torch.device,
     precision: str,
     padding: bool = True,
+    recipes: bool = False,
 ) -> StackTrainer:
     """This project's trainer on random windows, as many for training and for validation as `sizes` says."""
     config = TrainConfig(
         seeds=list(range(num_seeds)),
-        epochs=1,
+        epochs=10,
         batch_size=batch,
         base_learning_rate=LEARNING_RATE,
         base_batch_size=batch,
+        schedule="constant",
         warmup_epochs=0,
         precision=precision,  # type: ignore[arg-type]
         gradient_clipping=[[1, 0.5]],
         patience=1,
         min_improvement=0,
     )
+    rows = [Row(seed, recipe(seed) if recipes else STUDY) for seed in range(num_seeds)]
     windows = random_windows(sizes[0], device, padding), random_windows(sizes[1], device, padding)
     progress = Progress(shape.num_layers, 1, 1, 1, silent=True)
-    return StackTrainer(shape, DROPOUT, config, windows, config.seeds, progress)
+    task = Task(shape, rows, config, windows)
+    return StackTrainer(task, Ledger(task), num_seeds, progress)
+
+
+def recipe(number: int) -> Recipe:
+    """One of many that differ in everything."""
+    return Recipe(
+        learning_rate=LEARNING_RATE * 2 ** (number % 5 - 2),
+        dropout=0.1 * (number % 7),
+        gradient_clipping=((1, 0.5 + number),),
+        initialisation="he" if number % 2 else "normal",
+        schedule="linear" if number % 3 else "constant",
+        warmup_epochs=number % 4,
+    )
 
 
 def _torch_optimiser(weights: Sequence[Tensor], device: torch.device, precision: str) -> Callable[[Tensor], None]:

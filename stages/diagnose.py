@@ -11,16 +11,16 @@ from newllm.config import load_config
 from newllm.data.vocabulary import Vocabulary
 from newllm.errors import UserError
 from newllm.files import check_sha256, sha256, write_json
-from newllm.training.device import DTYPES, choose_device, describe
-from newllm.training.diagnostics import (
+from newllm.measurement.diagnostics import (
     GRADIENT_WINDOWS,
     overlapping,
     sample_windows,
     seed_diagnostics,
     targets_by_position,
 )
-from newllm.training.samples import continuations
-from newllm.training.trained import check_val_losses, load_tokens, load_trained, stacks
+from newllm.measurement.samples import continuations
+from newllm.runtime.device import DTYPES, choose_device, describe
+from newllm.training.weights import check_val_losses, load_tokens, load_trained, stacks
 from stages import run
 
 TRAIN, VALIDATION = (Path(f"data/windows/{split}.npy") for split in ("train", "validation"))

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from newllm.config import load_config
-from newllm.data.corpus import fetch_corpus
+from newllm.corpus.corpus import fetch_corpus
 from newllm.data.text import SPLITS
 from newllm.files import write_checksum
 from stages import run

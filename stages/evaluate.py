@@ -5,14 +5,11 @@ import math
 from dataclasses import asdict
 from pathlib import Path
 
-from newllm.analysis.layers import layer_metrics
 from newllm.config import load_config
 from newllm.files import atomic_path, write_json
-from newllm.model.definition import Parameters
-from newllm.training.checkpoint import TrainingRecord
-from newllm.training.device import DTYPES, choose_device
-from newllm.training.evaluation import loss_and_accuracy
-from newllm.training.trained import check_val_losses, load_tokens, load_trained, stacks
+from newllm.measurement.layers import layer_metrics, lean
+from newllm.runtime.device import DTYPES, choose_device
+from newllm.training.weights import check_val_losses, load_tokens, load_trained, scores
 from stages import run
 
 
@@ -24,34 +21,22 @@ def main() -> None:
     config = load_config(Path("params.yaml"))
     folder = Path("models") / str(num_layers)
     parameters, record = load_trained(folder, num_layers, config)
+    device = choose_device(record.precision)
     seeds = [asdict(result) for result in record.seeds]
-    validation, test = (_scores(parameters, record, split) for split in ("validation", "test"))
-    check_val_losses(folder, record, [scores["loss"] for scores in validation])
-    for seed, val_scores, test_scores in zip(seeds, validation, test, strict=True):
-        seed |= {f"val_{name}": value for name, value in val_scores.items()}
-        seed |= {f"test_{name}": value for name, value in test_scores.items()}
-    provenance = record.model_dump(exclude={"shape", "seeds"})
-    # in a list, which DVC does not take for figures to compare
-    runs = {"num_layers": num_layers, **provenance, "seeds": seeds}
+    for split in ("validation", "test"):
+        windows = load_tokens(Path(f"data/windows/{split}.npy")).to(device)
+        found = scores(parameters, windows, config.train.batch_size, DTYPES[record.precision], record.shape.residual)
+        if split == "validation":
+            check_val_losses(folder, record, [loss for loss, _ in found])
+        name = "val" if split == "validation" else split
+        for seed, (loss, accuracy) in zip(seeds, found, strict=True):
+            seed |= {f"{name}_loss": loss, f"{name}_ppl": math.exp(loss), f"{name}_accuracy": accuracy}
+    runs = {"num_layers": num_layers, **record.model_dump(exclude={"shape", "seeds"}), "seeds": seeds}
+    metrics = layer_metrics(num_layers, record.shape.num_params, seeds)
     places = [Path("metrics") / kind / f"{num_layers}.json" for kind in ("runs", "layers")]
     with atomic_path(places[0]) as new_runs, atomic_path(places[1]) as new_layers:
-        write_json(new_runs, {"runs": [runs]})
-        write_json(new_layers, layer_metrics(num_layers, record.shape.num_params, seeds))
-
-
-def _scores(parameters: Parameters, record: TrainingRecord, split: str) -> list[dict[str, float]]:
-    """Loss, perplexity and accuracy of every seed on a split."""
-    device = choose_device(record.precision)
-    windows = load_tokens(Path(f"data/windows/{split}.npy")).to(device)
-    batch_size = record.parameters["train"]["batch_size"]
-    rows: list[dict[str, float]] = []
-    for _, stack in stacks(parameters, device):
-        losses, accuracies = loss_and_accuracy(
-            stack, windows, batch_size, DTYPES[record.precision], record.shape.residual
-        )
-        for loss, accuracy in zip(losses.tolist(), accuracies.tolist(), strict=True):
-            rows.append({"loss": loss, "ppl": math.exp(loss), "accuracy": accuracy})
-    return rows
+        write_json(new_runs, {"runs": [runs]})  # in a list, which DVC does not take for figures to compare
+        write_json(new_layers, lean(metrics, ("val_ppl", "test_ppl", "val_accuracy")))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from newllm.analysis.markdown import cell, number, percent, table
 from newllm.analysis.opening import opening
 from newllm.analysis.published import STUDY_DEPTHS
 from newllm.analysis.results import DepthResult, load_results
-from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import compare
 from newllm.analysis.supplements import load_supplements
 from newllm.analysis.verdicts import judge
 from newllm.config import load_config
 from newllm.errors import UserError
 from newllm.files import atomic_path
+from newllm.measurement.intervals import mean_interval
 from stages import run
 
 BEGIN, END = "<!-- results -->", "<!-- end of results -->"

@@ -21,7 +21,8 @@ def main() -> None:
     for split in SPLITS:
         write_checksum(folder / f"{split}.npy")
     metrics = {split: split_counts.as_metrics() for split, split_counts in counts.items()}
-    write_json(Path("metrics/data.json"), {"vocabulary_size": len(vocabulary), **metrics})
+    # in a list, which DVC does not take for figures to compare
+    write_json(Path("metrics/data.json"), {"data": [{"vocabulary_size": len(vocabulary), **metrics}]})
     for split, figures in metrics.items():
         print(
             f"{split}: {figures['windows']:,} windows of {figures['tokens']:,} tokens, from {figures['rows']:,} rows "

@@ -13,11 +13,12 @@ from newllm.data.windows import load_windows
 from newllm.errors import UserError
 from newllm.files import atomic_path, check_sha256, sha256, write_csv
 from newllm.model.definition import ModelShape
-from newllm.training.checkpoint import TrainingRecord, save
-from newllm.training.device import choose_device, describe
-from newllm.training.provenance import identity, provenance
-from newllm.training.states import States, folder_of_states
+from newllm.runtime.device import choose_device, describe
+from newllm.runtime.provenance import identity, provenance
+from newllm.runtime.resume import StateStore, folder_of_states
+from newllm.training.rows import study_rows
 from newllm.training.trainer import train
+from newllm.training.weights import TrainingRecord, save
 from stages import run
 
 WINDOWS = Path("data/windows")
@@ -53,7 +54,7 @@ def main() -> None:
     windows = tuple(torch.from_numpy(array.astype("int32")).to(device) for array in arrays)
     print(f"depth {num_layers}: {shape.num_params:,} parameters, {config.train.precision}, {describe(device)}")
     weights, curves = Path("models") / str(num_layers), Path("plots/curves") / f"{num_layers}.csv"
-    states = States(
+    store = StateStore(
         folder_of_states(os.environ, Path.cwd()),
         f"train@{num_layers}",
         identity(_sections(config), shape, files, device),
@@ -61,8 +62,10 @@ def main() -> None:
     )
     about = provenance(Path.cwd(), device)
     # fails now if it must, not at the end
-    with states, atomic_path(weights) as new_weights, atomic_path(curves) as new_curves:
-        training = train(shape, model.dropout, config.train, (windows[0], windows[1]), states=states)
+    with store, atomic_path(weights) as new_weights, atomic_path(curves) as new_curves:
+        rows = study_rows(model, config.train)
+        training = train(shape, rows, config.train, (windows[0], windows[1]), store=store)
+        training.check_converged()
         record = TrainingRecord(
             shape=shape,
             parameters=_sections(config),

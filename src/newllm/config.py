@@ -60,7 +60,7 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """Shape of New-LLM: depth, widths of embedding, context and hidden state, dropout probability.
 
-    `residual`: hidden layers from the second on add to the one before.
+    `residual`: hidden layers from the second on add to the one before. `initialisation`: of the hidden layers' weights.
     """
 
     num_layers: NumLayers
@@ -69,6 +69,7 @@ class ModelConfig(_Section):
     hidden_size: Dimension
     dropout: Annotated[float, Field(ge=0, le=0.999)]
     residual: bool
+    initialisation: Literal["normal", "he"]
 
 
 class TrainConfig(_Section):
@@ -79,6 +80,7 @@ class TrainConfig(_Section):
     batch_size: Count
     base_learning_rate: Annotated[float, Field(gt=0)]
     base_batch_size: Count
+    schedule: Literal["constant", "linear"]
     warmup_epochs: Annotated[int, Field(ge=0, le=10**9)]
     precision: Precision
     gradient_clipping: Annotated[list[list[Annotated[float, Field(gt=0)]]], Field(min_length=1)]
@@ -93,9 +95,18 @@ class TrainConfig(_Section):
             raise ValueError(f"seed {twice[0]} is given twice; give each seed once")
         return seeds
 
+    @model_validator(mode="after")
+    def _decays(self) -> Self:
+        if self.schedule == "linear" and self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"schedule is linear, but warmup_epochs {self.warmup_epochs} leave none of {self.epochs} epochs to "
+                "decay in; lower warmup_epochs"
+            )
+        return self
+
     @field_validator("gradient_clipping")
     @classmethod
-    def _schedule(cls, schedule: list[list[float]]) -> list[list[float]]:
+    def _clipping(cls, schedule: list[list[float]]) -> list[list[float]]:
         if any(len(entry) != 2 or entry[0] != int(entry[0]) for entry in schedule):
             raise ValueError("expected entries [from epoch, largest gradient norm], such as [1, 0.5]")
         epochs = [entry[0] for entry in schedule]

@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 PARAMETERS: dict[str, Any] = {
-    "model": {"embedding_dim": 256, "context_dim": 256, "hidden_size": 512, "dropout": 0.1, "residual": False},
+    "model": {
+        "embedding_dim": 256,
+        "context_dim": 256,
+        "hidden_size": 512,
+        "dropout": 0.1,
+        "residual": False,
+        "initialisation": "normal",
+    },
     "train": {
         "seeds": [0, 1, 2, 3, 4],
         "epochs": 150,
         "batch_size": 2048,
         "base_learning_rate": 1e-4,
         "base_batch_size": 32,
+        "schedule": "constant",
         "warmup_epochs": 0,
         "precision": "fp16",
         "gradient_clipping": [[1, 0.5], [11, 1.0], [31, 2.0]],
@@ -103,7 +111,10 @@ def write_depth(
         "seeds": runs,
     }
     _write_json(root / f"metrics/runs/{depth}.json", {"runs": [record]})
-    _write_json(root / f"metrics/layers/{depth}.json", _layer_metrics(depth, runs))
+    _write_json(
+        root / f"metrics/layers/{depth}.json",
+        lean(_layer_metrics(depth, runs), ("val_ppl", "test_ppl", "val_accuracy")),
+    )
     _write_curve(root / f"plots/curves/{depth}.csv", rows)
 
 
@@ -113,8 +124,12 @@ def write_data(root: Path) -> None:
     _write_json(
         root / "metrics/data.json",
         {
-            "vocabulary_size": 1000,
-            **{name: {"windows": windows, "unk_share_pct": 30.6} for name, windows in splits.items()},
+            "data": [
+                {
+                    "vocabulary_size": 1000,
+                    **{name: {"windows": windows, "unk_share_pct": 30.6} for name, windows in splits.items()},
+                }
+            ]
         },
     )
 
@@ -198,7 +213,7 @@ def write_expand(root: Path, depth: int, pattern: str, gain: float, epochs: int 
     about = {"pattern": pattern, "context_dim": context, "norm_blocks": context // 256, "device": "NVIDIA L4"}
     about |= {"torch_version": "2.11.0", "git_commit": "0123456789abcdef0123456789abcdef01234567", "git_dirty": False}
     metrics = _layer_metrics(depth, seeds) | {"num_params": num_params, "runs": [about | {"seeds": seeds}]}
-    _write_json(root / f"metrics/expand/{depth}-{pattern}.json", metrics)
+    _write_json(root / f"metrics/expand/{depth}-{pattern}.json", lean(metrics, ("val_ppl", "test_ppl")))
     _write_curve(root / f"plots/expand/{depth}-{pattern}.csv", rows)
 
 
@@ -212,10 +227,17 @@ def write_supplements(root: Path, depths: Iterable[int] = (1, 4, 6)) -> None:
 
 
 def change_json(path: Path, change: Callable[[Any], object]) -> None:
-    """Rewrites a metrics file after `change` has altered its object (of metrics/runs, the record) in place."""
+    """Rewrites a metrics file after `change` has altered its object in place: that in its list, where it has one."""
     value = json.loads(path.read_text())
-    change(value["runs"][0] if list(value) == ["runs"] else value)
+    key = next((key for key in ("runs", "details", "data") if key in value), None)
+    change(value[key][0] if key else value)
+    if key == "details":  # the plain figures are those of the list
+        value |= {name: found for name, found in value[key][0].items() if name in value}
     path.write_text(json.dumps(value))
+
+
+def lean(metrics: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: metrics[name] for name in names} | {"details": [metrics]}
 
 
 def _write_curve(path: Path, rows: list[Any]) -> None:

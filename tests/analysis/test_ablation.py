@@ -15,9 +15,9 @@ from newllm.analysis.ablation_words import FIT, FIT_ALONE, GAP, GAP_ALONE
 from newllm.analysis.comparisons import Difference
 from newllm.analysis.further_figures import draw_ablations
 from newllm.analysis.report import write_report
-from newllm.analysis.statistics import Estimate
 from newllm.analysis.summary import Comparison
 from newllm.errors import UserError
+from newllm.measurement.intervals import Estimate
 from tests.analysis.metrics_files import PARAMETERS, write_diagnostics
 from tests.analysis.studies import PERPLEXITIES, more, study
 

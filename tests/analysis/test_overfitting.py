@@ -8,9 +8,9 @@ import pytest
 
 from newllm.analysis.comparisons import PairComparison
 from newllm.analysis.overfitting import Diagnostics, Excess, excesses, plateau_epochs, worse_and_deeper
-from newllm.analysis.statistics import Estimate
 from newllm.analysis.summary import Comparison
 from newllm.analysis.verdicts import Outcome, Verdict, judge
+from newllm.measurement.intervals import Estimate
 from tests.analysis.studies import PERPLEXITIES, study
 
 NOISE = (0.001, -0.002, 0.0, 0.002, -0.001)

@@ -7,14 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from newllm.analysis.statistics import (
-    difference_interval,
-    difference_p_value,
-    holm,
-    mean_interval,
-    mean_p_value,
-    prediction_interval,
-)
+from newllm.analysis.statistics import difference_interval, difference_p_value, holm, mean_p_value, prediction_interval
+from newllm.measurement.intervals import mean_interval
 
 SAMPLES = st.lists(st.floats(1, 1000), min_size=2, max_size=8)
 

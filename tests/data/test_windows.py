@@ -196,7 +196,7 @@ MEASURE = r"""
 import re, sys
 from pathlib import Path
 from newllm.config import DataConfig, SyntheticConfig
-from newllm.data.corpus import fetch_corpus
+from newllm.corpus.corpus import fetch_corpus
 from newllm.data.text import read_split
 from newllm.data.vocabulary import Vocabulary, build_vocabulary
 from newllm.data.windows import write_windows

@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 
 from newllm.analysis import figures, headline, report, results, summary, supplements
 from newllm.config import DataConfig, load_config
-from newllm.data.corpus import fetch_corpus
+from newllm.corpus.corpus import fetch_corpus
 from newllm.data.text import SPLITS, read_split
 from newllm.data.vocabulary import Vocabulary, build_vocabulary
 from newllm.data.windows import load_windows, write_windows
@@ -42,7 +42,7 @@ from newllm.errors import UserError
 from newllm.files import check_sha256, write_checksum, write_csv, write_json
 from newllm.model.definition import ModelShape, initial_parameters
 from newllm.training import checkpoint
-from newllm.training.results import SeedResult, Training
+from newllm.training.records import RowResult, Training
 from tests.analysis import test_ablation as ablations
 from tests.analysis.metrics_files import DATA, write_all, write_supplements
 
@@ -474,7 +474,7 @@ def binaries(place: Path) -> dict[str, bytes]:
     windows = (np.arange(40 * 64, dtype="<u2") * 7 % 1000).reshape(40, 64)
     np.save(place / "windows.npy", windows)
     write_checksum(place / "windows.npy")
-    found = [SeedResult(seed, 3, 4, False, 1.5, 1.6, 2.5, 100.0) for seed in (0, 7)]
+    found = [RowResult(seed, 3, 4, False, 1.5, 1.6, 2.5, 100.0) for seed in (0, 7)]
     about: dict[str, Any] = {"git_commit": None, "git_dirty": None, "device": "CPU", "precision": "fp32"}
     about |= {"shape": SHAPE, "parameters": {"train": {"epochs": 4}}, "data_sha256": "0" * 64, "torch_version": "2"}
     record = checkpoint.TrainingRecord(**about, seeds=found)

@@ -88,7 +88,9 @@ def test_against_a_straight_transcription(num_layers: int, with_dropout: bool) -
     }
     parameters["norm.weight"] *= 8  # so that some contexts reach the clamp
     tokens = torch.randint(0, 11, (2, 3, 7), generator=generator)
-    keep = dropout_masks([0, 1], 0, (num_layers, 7, 3, 6), 0.25, torch.device("cpu")) if with_dropout else None
+    keep = (
+        dropout_masks([0, 1], [0, 0], (num_layers, 7, 3, 6), [0.25] * 2, torch.device("cpu")) if with_dropout else None
+    )
     result = logits(parameters, tokens, keep, 0.25 if with_dropout else 0.0)
     for s in range(2):
         p = {name: value[s].numpy() for name, value in parameters.items()}

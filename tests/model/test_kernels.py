@@ -14,10 +14,10 @@ from newllm.config import TrainConfig
 from newllm.model import plain, scan
 from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
 from newllm.model.gradients import losses_and_gradients
-from newllm.model.streams import Dropout, dropout_keys
-from newllm.training import loss_scaling
-from newllm.training.stack import flatten, unflatten
-from newllm.training.trainer import train
+from newllm.model.streams import Dropout, dropout_keys, threshold
+from newllm.training import optimiser
+from newllm.training.optimiser import flatten, unflatten
+from tests.training.fitting import fit
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED else "cuda")
@@ -199,16 +199,29 @@ def test_table_gradient(kernels: Any) -> None:
     assert close(kernels.table_gradient(rows, tokens, 9), plain.table_gradient(rows.float(), tokens, 9))
 
 
+def drawn_by_kernels(seeds: list[int], probabilities: list[float], step: int) -> Dropout:
+    return Dropout(
+        probabilities,
+        keys=dropout_keys(seeds, DEVICE),
+        steps=torch.full((len(seeds),), step, dtype=torch.int32, device=DEVICE),
+        thresholds=torch.tensor([threshold(p) for p in probabilities], dtype=torch.int32, device=DEVICE),
+        scales=torch.tensor([1 / (1 - p) for p in probabilities], device=DEVICE),
+    )
+
+
 def test_dropout_of_the_kernels(kernels: Any) -> None:
     device = DEVICE
-    step = torch.tensor([5], dtype=torch.int32, device=device)
-    together = Dropout(0.1, keys=dropout_keys([0, 1, 2], device), step=step)
-    alone = Dropout(0.1, keys=dropout_keys([2], device), step=step)
+    together, alone = drawn_by_kernels([0, 1, 2], [0.1] * 3, 5), drawn_by_kernels([2], [0.1], 5)
     mask = kernels.keep_mask(together, 77, 2048, 512)
     assert torch.equal(mask[2], kernels.keep_mask(alone, 77, 2048, 512)[0])
+    mixed = drawn_by_kernels([0, 1, 2], [0.0, 0.5, 0.1], 5)
+    mixed_mask = kernels.keep_mask(mixed, 77, 2048, 512)
+    assert torch.equal(mixed_mask[2], mask[2]), "whatever the others drop"
+    assert mixed_mask[0].all()
+    assert abs(mixed_mask[1].double().mean().item() - 0.5) < 5 * (0.25 / 2**20) ** 0.5
     dropped = 1 - mask.double().mean((1, 2))
     assert (dropped - 0.1).abs().max() < 5 * (0.09 / 2**20) ** 0.5 + 2**-17
-    later = Dropout(0.1, keys=together.keys, step=step + 1)
+    later = drawn_by_kernels([0, 1, 2], [0.1] * 3, 6)
     others = [kernels.keep_mask(together, 78, 2048, 512), kernels.keep_mask(later, 77, 2048, 512), mask.roll(1, 0)]
     neighbours = [mask.roll(1, 1), mask.roll(1, 2), mask.roll(2, 2)]
     for other in (*others, *neighbours):  # two independent masks agree in 0.9^2 + 0.1^2 of all places
@@ -220,6 +233,11 @@ def test_dropout_of_the_kernels(kernels: Any) -> None:
     kernels.linear(x, w, out, relu=True, dropout=(together, 77))
     assert torch.equal(out > 0, mask)
     assert close(out[mask], torch.full_like(out[mask], 64 / 0.9))
+    kernels.linear(x, w, out, relu=True, dropout=(mixed, 77))
+    assert close(out, mixed_mask * torch.tensor([64, 128, 64 / 0.9], device=device)[:, None, None])
+    back = poisoned(3, 2048, 512)
+    kernels.linear(x, w, back, positive=(out, mixed))
+    assert close(back, out)
 
 
 @pytest.mark.parametrize(("num_layers", "batch"), [(1, 50), (4, 33), (8, 129), (6, 2048)])
@@ -244,8 +262,7 @@ def test_gradients_in_fp16_follow_the_definition_in_float32(
     windows[:, batch - batch // 4 :, 2:] = 0  # at the end of the batch, where it saves work
     drawn, keep = None, None
     if dropout:
-        step = torch.zeros(1, dtype=torch.int32, device=DEVICE)
-        drawn = Dropout(dropout, keys=dropout_keys([0, 1], DEVICE), step=step)
+        drawn = drawn_by_kernels([0, 1], [dropout] * 2, 0)
         places = [[layer * length + t for t in range(length)] for layer in range(num_layers)]
         keep = [torch.stack([kernels.keep_mask(drawn, p, batch, hidden_size) for p in row], dim=1) for row in places]
     counts = (windows[:, :, 1:] != 0).sum((1, 2))
@@ -297,7 +314,7 @@ def reference(
 
 
 def test_a_stack_trains_alike_by_kernels_and_by_plain_pieces(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss_scaling, "INITIAL_SCALE", 2.0**7)  # no step is skipped
+    monkeypatch.setattr(optimiser, "INITIAL_SCALE", 2.0**7)  # no step is skipped
     shape = ModelShape(vocabulary_size=20, embedding_dim=8, context_dim=6, hidden_size=12, num_layers=2)
     config = TrainConfig(
         seeds=[3, 1, 2],
@@ -305,6 +322,7 @@ def test_a_stack_trains_alike_by_kernels_and_by_plain_pieces(kernels: Any, monke
         batch_size=8,
         base_learning_rate=0.003,
         base_batch_size=8,
+        schedule="constant",
         warmup_epochs=0,
         precision="fp16",
         gradient_clipping=[[1, 0.5]],
@@ -313,10 +331,10 @@ def test_a_stack_trains_alike_by_kernels_and_by_plain_pieces(kernels: Any, monke
     )
     generator = torch.Generator().manual_seed(0)
     windows = torch.randint(0, 20, (28, 7), generator=generator).int().to(DEVICE)
-    by_kernels = train(shape, 0.0, config, (windows, windows[:10]), stack_size=3)
+    by_kernels = fit(shape, 0.0, config, (windows, windows[:10]), places=3)
     monkeypatch.setattr(scan, "has_triton", lambda: False)
     monkeypatch.setattr(scan, "can_run_kernels", lambda device: False)
-    by_plain = train(shape, 0.0, config, (windows, windows[:10]), stack_size=3)
+    by_plain = fit(shape, 0.0, config, (windows, windows[:10]), places=3)
     for name in ("train_loss", "val_loss", "gradient_norm"):
         found, expected = ([getattr(row, name) for row in run.curves] for run in (by_kernels, by_plain))
         assert found == pytest.approx(expected, rel=2e-2 if name == "gradient_norm" else 1e-3), name

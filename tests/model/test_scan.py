@@ -48,7 +48,7 @@ def by_definition(
 def by_scan(
     parameters: Parameters, windows: Tensor, scale: Tensor, keep: Masks = None, p: float = 0.0, residual: bool = False
 ) -> tuple[Tensor, Parameters]:
-    dropout = None if keep is None else Dropout(p, keep)
+    dropout = None if keep is None else Dropout([p, p], keep)
     return losses_and_gradients(parameters, windows, PAD, scale, dropout, parameters["norm.weight"].dtype, residual)
 
 
@@ -66,7 +66,11 @@ def test_loss_and_gradients_equal_the_definition(
     windows[:, :, -2:] = PAD
     windows[:, :, 1] = 5  # at least one target that counts
     windows[0, batch // 2 + 1 :, 4:] = PAD  # rows that later positions need not compute
-    keep = dropout_masks([0, 1], 3, (num_layers, 8, batch, 6), dropout, torch.device("cpu")) if dropout else None
+    keep = (
+        dropout_masks([0, 1], [3, 3], (num_layers, 8, batch, 6), [dropout] * 2, torch.device("cpu"))
+        if dropout
+        else None
+    )
     scale = torch.tensor([0.5, 3.0], dtype=torch.float64)
     expected, expected_gradients = by_definition(parameters, windows, scale, keep, dropout, residual)
     found, found_gradients = by_scan(parameters, windows, scale, keep, dropout, residual)
@@ -188,10 +192,10 @@ def test_mixed_precision_stays_near_float32() -> None:
 
 def test_dropout_masks_depend_on_seed_and_step_alone() -> None:
     size, cpu = (3, 4, 5, 6), torch.device("cpu")
-    together = dropout_masks([0, 1, 2], 7, size, 0.1, cpu)
-    alone = dropout_masks([2], 7, size, 0.1, cpu)
+    together = dropout_masks([0, 1, 2], [5, 6, 7], size, [0.3, 0.2, 0.1], cpu)
+    alone = dropout_masks([2], [7], size, [0.1], cpu)
     assert all(torch.equal(a[2], b[0]) for a, b in zip(together, alone, strict=True))
-    other_step = dropout_masks([2], 8, size, 0.1, cpu)
+    other_step = dropout_masks([2], [8], size, [0.1], cpu)
     assert not torch.equal(other_step[0], alone[0])
     assert not torch.equal(together[0][0], together[0][1])
     assert not torch.equal(together[0][0], together[1][0])
@@ -199,6 +203,6 @@ def test_dropout_masks_depend_on_seed_and_step_alone() -> None:
 
 @pytest.mark.parametrize("probability", [0.0, 0.1, 0.5, 0.999, 0.9999999])
 def test_dropout_rate(probability: float) -> None:
-    (mask,) = dropout_masks([5], 0, (1, 100, 100, 100), probability, torch.device("cpu"))
+    (mask,) = dropout_masks([5], [0], (1, 100, 100, 100), [probability], torch.device("cpu"))
     dropped = 1 - mask.double().mean().item()
     assert abs(dropped - probability) <= 5 * (probability * (1 - probability) / 1e6) ** 0.5 + 2**-15

@@ -7,10 +7,20 @@ import torch
 
 from newllm.model.definition import ModelShape, initial_parameters
 from newllm.training.batches import lengths, longest_first, rows_of_any_batch
-from newllm.training.early_stopping import EarlyStopping
-from newllm.training.loss_scaling import INITIAL_SCALE, SMALLEST_SCALE, LossScaler
-from newllm.training.schedules import max_gradient_norm, scaled_learning_rate, warm_up
-from newllm.training.stack import ALIGNMENT, Adam, clipping, flatten, unflatten
+from newllm.training.optimiser import (
+    ALIGNMENT,
+    INITIAL_SCALE,
+    SMALLEST_SCALE,
+    Adam,
+    LossScaler,
+    clipping,
+    flatten,
+    max_gradient_norm,
+    rate_factor,
+    scaled_learning_rate,
+    unflatten,
+)
+from newllm.training.rows import EarlyStopping
 
 CPU = torch.device("cpu")
 
@@ -37,7 +47,7 @@ def test_adam_and_clipping_equal_torch(device: str) -> None:
     flat = torch.randn(3, 50, generator=generator).to(device)
     references = [torch.nn.Parameter(row.clone()) for row in flat]
     optimizers = [torch.optim.Adam([row], lr=0.01) for row in references]
-    adam = Adam(flat, 0.01)
+    adam = Adam(flat)
     for step in range(40):
         gradient = (torch.randn(3, 50, generator=generator) * 10 ** (step % 5 - 3)).to(device)
         for reference, optimizer, row in zip(references, optimizers, gradient, strict=True):
@@ -46,7 +56,7 @@ def test_adam_and_clipping_equal_torch(device: str) -> None:
             optimizer.step()
         applies = torch.ones(3, dtype=torch.bool, device=device)
         norm = gradient.norm(dim=1)
-        adam.step(flat, 8 * gradient, clipping(norm, 0.5) / 8, applies, torch.ones((), device=device))
+        adam.step(flat, 8 * gradient, clipping(norm, 0.5) / 8, applies, torch.full((3,), 0.01, device=device))
     for row, reference in zip(flat, references, strict=True):
         torch.testing.assert_close(row, reference.detach(), rtol=1e-5, atol=1e-6)
 
@@ -55,7 +65,7 @@ def test_adam_and_clipping_equal_torch(device: str) -> None:
 def test_a_skipped_step_changes_only_nothing(device: str) -> None:
     flat = torch.randn(2, 20, generator=torch.Generator().manual_seed(1)).to(device)
     alone = flat[1:].clone()
-    adam, adam_alone = Adam(flat, 0.1), Adam(alone, 0.1)
+    adam, adam_alone = Adam(flat), Adam(alone)
     for step in range(6):
         gradient = torch.full((2, 20), 0.5 + step, device=device)
         applies = torch.tensor([True, True], device=device)
@@ -64,13 +74,13 @@ def test_a_skipped_step_changes_only_nothing(device: str) -> None:
             applies[0] = False
             before = flat[0].clone(), adam.first[0].clone(), adam.second[0].clone()
         factor = clipping(gradient.norm(dim=1), 1e9)
-        one = torch.ones((), device=device)
-        adam.step(flat, gradient, factor, applies, one)
+        rates = torch.full((2,), 0.1, device=device)
+        adam.step(flat, gradient, factor, applies, rates)
         if not applies[0]:
             after = flat[0], adam.first[0], adam.second[0]
             assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
         single = torch.full((1, 20), 0.5 + step, device=device)
-        adam_alone.step(alone, single, factor[1:], applies[1:], one)
+        adam_alone.step(alone, single, factor[1:], applies[1:], rates[1:])
     assert adam.steps.tolist() == [4, 6]
     assert torch.equal(flat[1], alone[0])
 
@@ -128,10 +138,19 @@ def test_schedules_of_the_study() -> None:
     assert norms == [0.5, 0.5, 1.0, 1.0, 2.0, 2.0]
 
 
-def test_warm_up_grows_linearly_to_the_whole_rate() -> None:
-    factors = [warm_up(torch.tensor([step]), 4).item() for step in range(6)]
-    assert factors == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert warm_up(torch.tensor([0]), 0).item() == 1
+def factors(steps: range, warmup_steps: float, decay_steps: float) -> list[float]:
+    """The factors of one row's learning rate, beside another row that has neither warm-up nor decay."""
+    settings = torch.tensor([warmup_steps, 0.0]), torch.tensor([decay_steps, math.inf])
+    found = [rate_factor(torch.tensor([step, step], dtype=torch.int32), *settings).tolist() for step in steps]
+    assert [other for _, other in found] == [1] * len(steps)
+    return [factor for factor, _ in found]
+
+
+def test_the_learning_rate_grows_linearly_and_falls_linearly() -> None:
+    assert factors(range(6), 4, math.inf) == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert factors(range(5), 0, 4) == [1, 0.75, 0.5, 0.25, 0], "0 after the last step"
+    assert factors(range(7), 2, 4) == [0.5, 1, 1, 0.75, 0.5, 0.25, 0]
+    assert factors(range(2), 0, math.inf) == [1, 1]
 
 
 def test_batches_keep_their_windows_and_have_the_longest_first() -> None:

@@ -12,16 +12,18 @@ from newllm.config import TrainConfig
 from newllm.errors import UserError
 from newllm.model import scan
 from newllm.model.definition import ModelShape, initial_parameters, logits
-from newllm.model.growth import grow, grown_shape, is_new
 from newllm.model.streams import dropout_masks, random_stream
-from newllm.training import loss_scaling, trainer
+from newllm.runtime.device import choose_device, full_study_seconds
+from newllm.runtime.graphs import Graphs
+from newllm.runtime.progress import Progress
+from newllm.studies.expansion import grow, grown_shape, is_new
+from newllm.training import optimiser, trainer
 from newllm.training.batches import lengths, longest_first
-from newllm.training.device import choose_device, full_study_seconds
 from newllm.training.evaluation import loss_and_accuracy
-from newllm.training.graphs import Graphs
-from newllm.training.progress import Progress
-from newllm.training.schedules import max_gradient_norm, scaled_learning_rate
-from newllm.training.trainer import StackTrainer, Start, train
+from newllm.training.optimiser import max_gradient_norm, scaled_learning_rate
+from newllm.training.stack import Ledger, Start, Task
+from newllm.training.trainer import StackTrainer
+from tests.training.fitting import fit, rows_of
 
 SHAPE = ModelShape(vocabulary_size=20, embedding_dim=8, context_dim=6, hidden_size=12, num_layers=2)
 
@@ -33,6 +35,7 @@ def settings(**changes: object) -> TrainConfig:
         "batch_size": 32,
         "base_learning_rate": 0.02,
         "base_batch_size": 16,
+        "schedule": "constant",
         "warmup_epochs": 0,
         "precision": "fp32",
         "gradient_clipping": [[1, 0.5], [2, 1.0]],
@@ -67,7 +70,7 @@ def plain_loop(seed: int, config: TrainConfig, dropout: float) -> tuple[list[flo
         total, count = 0.0, 0
         for batch in order.split(config.batch_size):
             rows = DATA[0][batch].long()[None]
-            keep = dropout_masks([seed], step, (2, 9, len(batch), 12), dropout, torch.device("cpu"))
+            keep = dropout_masks([seed], [step], (2, 9, len(batch), 12), [dropout], torch.device("cpu"))
             outputs = logits(parameters, rows[:, :, :-1], keep, dropout)
             targets = rows[:, :, 1:]
             loss = cross_entropy(outputs.flatten(0, 2), targets.flatten(), ignore_index=0)
@@ -90,7 +93,7 @@ def plain_loop(seed: int, config: TrainConfig, dropout: float) -> tuple[list[flo
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_training_equals_a_plain_loop(dropout: float) -> None:
     config = settings(seeds=[5], base_learning_rate=0.01)  # at twice the rate rounding grows tenfold an epoch
-    trained = train(SHAPE, dropout, config, DATA)
+    trained = fit(SHAPE, dropout, config, DATA)
     train_losses, val_losses, parameters = plain_loop(5, config, dropout)
     assert [row.train_loss for row in trained.curves] == pytest.approx(train_losses, rel=1e-5)
     assert [row.val_loss for row in trained.curves] == pytest.approx(val_losses, rel=1e-5)
@@ -101,8 +104,8 @@ def test_training_equals_a_plain_loop(dropout: float) -> None:
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_its_neighbours() -> None:
-    together = train(SHAPE, 0.1, settings(), DATA)
-    alone = train(SHAPE, 0.1, settings(seeds=[2]), DATA)
+    together = fit(SHAPE, 0.1, settings(), DATA)
+    alone = fit(SHAPE, 0.1, settings(seeds=[2]), DATA)
     for name, value in alone.parameters.items():
         assert torch.equal(together.parameters[name][2], value[0]), name
     numbers = [
@@ -114,8 +117,8 @@ def test_the_same_seed_gives_the_same_bits_whatever_its_neighbours() -> None:
 
 
 def test_a_stack_trains_what_single_seeds_train() -> None:
-    stacked = train(SHAPE, 0.1, settings(), DATA, stack_size=3)
-    single = train(SHAPE, 0.1, settings(), DATA)
+    stacked = fit(SHAPE, 0.1, settings(), DATA, places=3)
+    single = fit(SHAPE, 0.1, settings(), DATA)
     assert [row.seed for row in stacked.curves] == [row.seed for row in single.curves]
     assert [row.val_loss for row in stacked.curves] == pytest.approx([row.val_loss for row in single.curves], rel=1e-5)
     for name, value in single.parameters.items():
@@ -123,7 +126,7 @@ def test_a_stack_trains_what_single_seeds_train() -> None:
 
 
 def test_kept_parameters_are_those_of_the_best_epoch() -> None:
-    trained = train(SHAPE, 0.0, settings(epochs=40, base_learning_rate=0.1, patience=10), DATA)
+    trained = fit(SHAPE, 0.0, settings(epochs=40, base_learning_rate=0.1, patience=10), DATA)
     losses, _ = loss_and_accuracy(trained.parameters, DATA[1], 7, torch.float32)
     for seed, loss in enumerate(losses.tolist()):
         curve = [row.val_loss for row in trained.curves if row.seed == seed]
@@ -142,7 +145,7 @@ def test_kept_parameters_are_those_of_the_best_epoch() -> None:
 def test_a_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     """What compiles kernels before a capture is a step and a validation of another stack, for every set of seeds."""
     config = settings(epochs=40, patience=2, min_improvement=0.05)
-    expected = train(SHAPE, 0.1, config, DATA, stack_size=3)
+    expected = fit(SHAPE, 0.1, config, DATA, places=3)
     original, warmed = StackTrainer._set_stack, []
 
     def cold(self: StackTrainer) -> None:
@@ -150,7 +153,7 @@ def test_a_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
         self.is_warm = False
 
     def warm_up(self: StackTrainer) -> None:
-        warmed.append(list(self.seeds))
+        warmed.append(list(self.members))
         with monkeypatch.context() as patch:
             patch.setattr(StackTrainer, "_set_stack", original)
             warm(self)
@@ -158,7 +161,7 @@ def test_a_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     warm = StackTrainer._warm_up
     monkeypatch.setattr(StackTrainer, "_set_stack", cold)
     monkeypatch.setattr(StackTrainer, "_warm_up", warm_up)
-    found = train(SHAPE, 0.1, config, DATA, stack_size=3)
+    found = fit(SHAPE, 0.1, config, DATA, places=3)
     assert warmed[0] == [0, 1, 2]
     assert 1 < len(warmed) <= 3, "as often as seeds have stopped"
     assert [row.val_loss for row in found.curves] == [row.val_loss for row in expected.curves]
@@ -168,14 +171,14 @@ def test_a_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_epochs_energy_is_shared_by_its_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     readings = iter(float(joules) for joules in [0, 60, 100, 190])  # at the beginning and the end of two epochs
     monkeypatch.setattr(trainer, "energy_counter", lambda device: lambda: next(readings))
-    trained = train(SHAPE, 0.0, settings(epochs=2), DATA, stack_size=3)
+    trained = fit(SHAPE, 0.0, settings(epochs=2), DATA, places=3)
     assert [row.joules for row in trained.curves] == [20, 30] * 3
 
 
 def test_early_stopping_in_a_stack_leaves_the_others_as_they_are() -> None:
     config = settings(epochs=40, patience=2, min_improvement=0.05)
-    stacked = train(SHAPE, 0.0, config, DATA, stack_size=3)
-    single = train(SHAPE, 0.0, config, DATA)
+    stacked = fit(SHAPE, 0.0, config, DATA, places=3)
+    single = fit(SHAPE, 0.0, config, DATA)
     assert {r.stopped_early for r in single.results} == {True}
     assert len({r.epochs_run for r in single.results}) > 1, "seeds should stop at different epochs for this test"
     assert [r.epochs_run for r in stacked.results] == [r.epochs_run for r in single.results]
@@ -197,25 +200,25 @@ def test_a_loss_that_is_not_finite_names_depth_seed_epoch_and_step(monkeypatch: 
 
     monkeypatch.setattr(trainer, "losses_and_gradients", failing)
     with pytest.raises(UserError, match=r"2 layers, seed 0, epoch 2, step 2: .*not finite.*base_learning_rate"):
-        train(SHAPE, 0.0, settings(), DATA)
+        fit(SHAPE, 0.0, settings(), DATA)
 
 
 def test_a_validation_loss_out_of_range_stops_too() -> None:
-    with pytest.raises(UserError, match=r"seed 0, epoch \d+, .*base_learning_rate \(now 1e\+08\)"):
-        train(SHAPE, 0.0, settings(base_learning_rate=1e8), DATA)
+    with pytest.raises(UserError, match=r"seed 0, epoch \d+, .*base_learning_rate \(the rate is 1\.4\d+e\+08\)"):
+        fit(SHAPE, 0.0, settings(base_learning_rate=1e8), DATA)
 
 
 @pytest.fixture
 def modest_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """A first loss scale that does not overflow, so that no step is skipped."""
-    monkeypatch.setattr(loss_scaling, "INITIAL_SCALE", 2.0**7)
+    monkeypatch.setattr(optimiser, "INITIAL_SCALE", 2.0**7)
 
 
 @pytest.mark.usefixtures("modest_scale")
 def test_training_in_fp16_follows_float32_with_its_loss_scale_taken_out() -> None:
     changes = {"seeds": [1, 2], "base_learning_rate": 0.002}
-    half = train(SHAPE, 0.1, settings(precision="fp16", **changes), DATA)
-    full = train(SHAPE, 0.1, settings(**changes), DATA)
+    half = fit(SHAPE, 0.1, settings(precision="fp16", **changes), DATA)
+    full = fit(SHAPE, 0.1, settings(**changes), DATA)
     for name, tolerance in (("train_loss", 3e-3), ("val_loss", 3e-3), ("gradient_norm", 0.1)):
         found, expected = ([getattr(row, name) for row in run.curves] for run in (half, full))
         assert found == pytest.approx(expected, rel=tolerance), name
@@ -247,11 +250,11 @@ def test_training_on_a_gpu_follows_the_cpu(precision: str) -> None:
     on_gpu = DATA[0].cuda(), DATA[1].cuda()
     changes = {"epochs": 4, "base_learning_rate": 0.002}  # Adam makes rounding as large as the learning rate
     config = settings(precision=precision, **changes)
-    gpu = train(SHAPE, 0.0, config, on_gpu)
-    cpu = train(SHAPE, 0.0, settings(**changes), DATA)
+    gpu = fit(SHAPE, 0.0, config, on_gpu)
+    cpu = fit(SHAPE, 0.0, settings(**changes), DATA)
     tolerance = 1e-4 if precision == "fp32" else 5e-3
     assert [row.val_loss for row in gpu.curves] == pytest.approx([row.val_loss for row in cpu.curves], rel=tolerance)
-    again = train(SHAPE, 0.0, config, on_gpu)
+    again = fit(SHAPE, 0.0, config, on_gpu)
     assert [row.val_loss for row in gpu.curves] == pytest.approx([row.val_loss for row in again.curves], rel=1e-4)
 
 
@@ -261,8 +264,8 @@ def test_training_on_a_gpu_follows_the_cpu(precision: str) -> None:
 def test_a_seed_on_a_gpu_does_not_depend_on_its_neighbours_beyond_rounding(precision: str) -> None:
     on_gpu = DATA[0].cuda(), DATA[1].cuda()
     config = settings(precision=precision, base_learning_rate=0.002)
-    together = train(SHAPE, 0.1, config, on_gpu)
-    alone = train(SHAPE, 0.1, config.model_copy(update={"seeds": [2]}), on_gpu)
+    together = fit(SHAPE, 0.1, config, on_gpu)
+    alone = fit(SHAPE, 0.1, config.model_copy(update={"seeds": [2]}), on_gpu)
     curve = [row.val_loss for row in together.curves if row.seed == 2]
     assert curve == pytest.approx([row.val_loss for row in alone.curves], rel=2e-3)
 
@@ -271,9 +274,9 @@ def test_a_seed_on_a_gpu_does_not_depend_on_its_neighbours_beyond_rounding(preci
 def test_captured_steps_are_the_same_as_called_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     on_gpu = DATA[0].cuda(), DATA[1].cuda()
     config = settings(precision="fp16", epochs=12, patience=2, base_learning_rate=0.05)
-    captured = train(SHAPE, 0.1, config, on_gpu)
+    captured = fit(SHAPE, 0.1, config, on_gpu)
     monkeypatch.setattr(trainer, "Graphs", lambda enabled: Graphs(enabled=False))
-    called = train(SHAPE, 0.1, config, on_gpu)
+    called = fit(SHAPE, 0.1, config, on_gpu)
     found = [row.val_loss for row in captured.curves if row.epoch <= 6]
     expected = [row.val_loss for row in called.curves if row.epoch <= 6]
     assert found == pytest.approx(expected, rel=1e-4)
@@ -283,14 +286,16 @@ def test_captured_steps_are_the_same_as_called_ones(monkeypatch: pytest.MonkeyPa
 def test_an_overflow_skips_the_step_of_its_seed_alone() -> None:
     data = DATA[0].cuda(), DATA[1].cuda()
     config = settings(precision="fp16", epochs=1)
-    stack = StackTrainer(SHAPE, 0.1, config, data, config.seeds, Progress(2, 1, 1, 1, silent=True))
-    stack.start_epoch(1)
+    task = Task(SHAPE, rows_of(config, 0.1), config, data)
+    training = StackTrainer(task, Ledger(task), 3, Progress(2, 1, 1, 1, silent=True))
+    training.start_epoch()
+    stack = training.stack
     stack.scaler.scale.fill_(1024)
     for _ in range(3):
-        stack.next_step(32)
+        training.next_step(32)
     stack.scaler.scale[1] = 2.0**60
     before = stack.flat.clone()
-    stack.next_step(32)
+    training.next_step(32)
     changed = (stack.flat != before).any(1)
     assert changed.tolist() == [True, False, True]
     assert stack.scaler.scale[1].item() == 2.0**59
@@ -302,22 +307,22 @@ def test_a_stack_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch, ca
 
     class Small(StackTrainer):
         def next_step(self, size: int) -> None:
-            if not self.steps_done:
-                tried.append(list(self.seeds))
-            if len(self.seeds) > 1:
+            if not self.steps_done and self.members not in tried:
+                tried.append(list(self.members))
+            if len(self.members) > 1:
                 try:
                     raise torch.OutOfMemoryError("no memory")  # as within a capture, which then fails in its own way
                 finally:
                     raise RuntimeError("capture failed")
             super().next_step(size)
 
-    expected = train(SHAPE, 0.1, settings(), DATA)
+    expected = fit(SHAPE, 0.1, settings(), DATA)
     monkeypatch.setattr(trainer, "StackTrainer", Small)
-    found = train(SHAPE, 0.1, settings(), DATA, stack_size=3)
+    found = fit(SHAPE, 0.1, settings(), DATA, places=3)
     assert tried == [[0, 1, 2], [0, 1], [0], [1], [2]]
     assert [row.val_loss for row in found.curves] == [row.val_loss for row in expected.curves]
     assert all(torch.equal(found.parameters[name], value) for name, value in expected.parameters.items())
-    assert "3 seeds at once need more memory than there is; now 2" in capsys.readouterr().out
+    assert "3 rows at once need more memory than there is; now 2" in capsys.readouterr().out
 
 
 def test_one_seed_that_does_not_fit_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,8 +330,8 @@ def test_one_seed_that_does_not_fit_says_what_to_lower(monkeypatch: pytest.Monke
         raise torch.OutOfMemoryError("no memory")
 
     monkeypatch.setattr(StackTrainer, "next_step", fails)
-    with pytest.raises(UserError, match=r"one seed of 2 layers at train.batch_size = 32 needs more memory.*Lower"):
-        train(SHAPE, 0.1, settings(), DATA)
+    with pytest.raises(UserError, match=r"one model of 2 layers at train.batch_size = 32 needs more memory.*Lower"):
+        fit(SHAPE, 0.1, settings(), DATA)
 
 
 @pytest.fixture
@@ -346,11 +351,11 @@ def test_a_gpu_with_little_memory_trains_fewer_seeds_at_once(
     generator = torch.Generator().manual_seed(0)
     on_gpu = torch.randint(1, 1000, (512, 64), generator=generator).int().cuda()
     config = settings(precision="fp16", epochs=1, batch_size=512, base_learning_rate=0.001, seeds=[0, 1, 2, 3])
-    expected = train(shape, 0.1, config, (on_gpu, on_gpu))
+    expected = fit(shape, 0.1, config, (on_gpu, on_gpu))
     trainer.free_memory()
     gpu_memory(1.2)
-    found = train(shape, 0.1, config, (on_gpu, on_gpu))
-    assert "4 seeds at once need more memory" in capsys.readouterr().out
+    found = fit(shape, 0.1, config, (on_gpu, on_gpu))
+    assert "4 rows at once need more memory" in capsys.readouterr().out
     assert [row.val_loss for row in found.curves] == pytest.approx([row.val_loss for row in expected.curves], rel=1e-3)
 
 
@@ -363,7 +368,7 @@ def test_a_gpu_of_24_gb_trains_five_seeds_of_the_deepest_model_at_once(
     on_gpu = torch.randint(1, 1000, (2048 + 1874, 64), generator=generator).int().cuda()  # a full and the last batch
     config = settings(precision="fp16", epochs=1, batch_size=2048, base_learning_rate=0.001, seeds=[0, 1, 2, 3, 4])
     gpu_memory(22)  # what such a card leaves
-    trained = train(shape, 0.1, config, (on_gpu, on_gpu))
+    trained = fit(shape, 0.1, config, (on_gpu, on_gpu))
     assert "need more memory" not in capsys.readouterr().out
     assert [result.epochs_run for result in trained.results] == [1] * 5
 
@@ -389,28 +394,32 @@ def test_a_gpu_without_the_kernels_warns(
 
 def test_frozen_entries_keep_their_bits_and_the_others_learn() -> None:
     config = settings(epochs=2)
-    base = train(SHAPE, 0.1, config, DATA)
+    base = fit(SHAPE, 0.1, config, DATA)
     shape = grown_shape(SHAPE, 2, joint_norm=False)
     start = Start(grow(base.parameters, SHAPE, shape, config.seeds), is_new(SHAPE, shape))
-    grown = train(shape, 0.1, config, DATA, start=start)
+    grown = fit(shape, 0.1, config, DATA, start=start)
     assert start.learns is not None
     for name, learns in start.learns.items():
         before, after = start.parameters[name], grown.parameters[name]
         mask = learns.expand_as(before)
         assert torch.equal(before[~mask], after[~mask]), name
         assert not mask.any() or (before[mask] != after[mask]).double().mean() > 0.5, name
-    everything = train(shape, 0.1, config, DATA, start=Start(start.parameters))
+    everything = fit(shape, 0.1, config, DATA, start=Start(start.parameters))
     assert not torch.equal(everything.parameters["output.weight"], start.parameters["output.weight"])
+
+
+def _of(parameters: dict[str, Tensor], row: int) -> dict[str, Tensor]:
+    return {name: value[row : row + 1] for name, value in parameters.items()}
 
 
 def test_a_start_goes_on_from_each_seeds_own_parameters_by_streams_of_its_own() -> None:
     config = settings(epochs=1)
-    start = Start(train(SHAPE, 0.0, config, DATA).parameters)
-    together = train(SHAPE, 0.0, config, DATA, start=start)
-    alone = train(SHAPE, 0.0, settings(epochs=1, seeds=[2]), DATA, start=start.of([2]))
+    start = Start(fit(SHAPE, 0.0, config, DATA).parameters)
+    together = fit(SHAPE, 0.0, config, DATA, start=start)
+    alone = fit(SHAPE, 0.0, settings(epochs=1, seeds=[2]), DATA, start=Start(_of(start.parameters, 2)))
     assert all(torch.equal(together.parameters[name][2:], value) for name, value in alone.parameters.items())
-    again = train(SHAPE, 0.0, config, DATA, start=Start(start.parameters, phase=2))
+    again = fit(SHAPE, 0.0, config, DATA, start=Start(start.parameters, phase=2))
     assert not torch.equal(again.parameters["output.weight"], together.parameters["output.weight"])
     fresh = Start(initial_parameters(SHAPE, config.seeds), phase=0)
-    as_ever, first = train(SHAPE, 0.0, config, DATA, start=fresh), train(SHAPE, 0.0, config, DATA)
+    as_ever, first = fit(SHAPE, 0.0, config, DATA, start=fresh), fit(SHAPE, 0.0, config, DATA)
     assert all(torch.equal(as_ever.parameters[name], value) for name, value in first.parameters.items())

@@ -13,8 +13,9 @@ from newllm.analysis.overfitting import Diagnostics, losses_by_seed, not_measure
 from newllm.analysis.published import STUDY_SWITCHES
 from newllm.analysis.records import Amount, Count, Fraction, Perplexity, Record, Seed, Text, problem, validate
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import Estimate, difference_interval
+from newllm.analysis.statistics import difference_interval
 from newllm.analysis.summary import Comparison
+from newllm.measurement.intervals import Estimate
 
 Losses = Sequence[tuple[float, float]]
 """Training and validation loss of every seed."""

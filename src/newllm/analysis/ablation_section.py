@@ -8,9 +8,9 @@ from newllm.analysis.ablation_words import beside_best, by_change, of_change, on
 from newllm.analysis.findings import tested
 from newllm.analysis.markdown import cell, depths_in_words, listed, number, table
 from newllm.analysis.overfitting import plateau_epochs
-from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
+from newllm.measurement.intervals import mean_interval
 
 
 def ablations_section(comparison: Comparison, supplements: Supplements) -> str:

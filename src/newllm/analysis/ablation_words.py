@@ -7,9 +7,10 @@ from newllm.analysis.comparisons import compare_samples
 from newllm.analysis.markdown import at_depths, at_most, cell, depths_in_words, listed, number, p_value, plural
 from newllm.analysis.overfitting import Diagnostics, losses_by_seed, not_measured, worse_and_deeper
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import Estimate, difference_interval, mean_interval
+from newllm.analysis.statistics import difference_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
+from newllm.measurement.intervals import Estimate, mean_interval
 
 FIT_ALONE = (
     "training loss falls by more than validation loss while the gap widens: what is won is fit, not less overfitting"

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import SIGNIFICANCE, Estimate, difference_interval, difference_p_value, holm
+from newllm.analysis.statistics import SIGNIFICANCE, difference_interval, difference_p_value, holm
 from newllm.analysis.summary import Comparison
+from newllm.measurement.intervals import Estimate
 
 CHOOSING = "val_ppl"
 """The figure that comparisons rest on: a seed's best validation perplexity. Test figures choose nothing."""

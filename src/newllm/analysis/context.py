@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from newllm.analysis.diagnosis import Diagnosis, SeedDiagnosis
-from newllm.analysis.statistics import SIGNIFICANCE, Estimate, holm, mean_interval, mean_p_value
+from newllm.analysis.statistics import SIGNIFICANCE, holm, mean_p_value
+from newllm.measurement.intervals import Estimate, mean_interval
 
 FAR = 10
 """Tokens: the question is whether the model has any use of what lies further back."""

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from newllm.analysis.expansion import Grown
 from newllm.analysis.published import POINTS
-from newllm.analysis.records import Count, validate, write_again
+from newllm.analysis.records import Count, Record, validate, write_again
 from newllm.analysis.results import CurveRow, DepthResult
-from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.files import read_json
+from newllm.measurement.intervals import mean_interval
 
 TARGET_PPL = min(point.val_ppl for point in POINTS if point.complete)
 """The validation perplexity of the notebook's best complete run (5 layers), a target on its text."""
@@ -40,13 +40,17 @@ class _Split(BaseModel):
 
 
 class _DataMetrics(BaseModel):
-    """metrics/data.json, as far as it is needed here."""
+    """The list in metrics/data.json, as far as it is needed here."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     vocabulary_size: Count
     train: _Split
     validation: _Split | None = None
+
+
+class _DataFile(Record):
+    data: Annotated[list[_DataMetrics], Field(min_length=1, max_length=1)]
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Effort:
 
 def load_training_data(path: Path, window: int) -> TrainingData:
     """Sizes from metrics/data.json; a window of `window` tokens has one position less. UserError if it is damaged."""
-    data = validate(_DataMetrics, read_json(path, "tokenize"), path, write_again("tokenize"))
+    data = validate(_DataFile, read_json(path, "tokenize"), path, write_again("tokenize")).data[0]
     share = data.validation.unk_share_pct if data.validation else None
     return TrainingData(data.vocabulary_size, data.train.windows * (window - 1), share)
 

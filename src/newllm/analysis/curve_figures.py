@@ -19,8 +19,8 @@ from newllm.analysis.drawing import (
 from newllm.analysis.expansion import PATTERNS, Grown
 from newllm.analysis.markdown import plural
 from newllm.analysis.published import TRAJECTORY, TRAJECTORY_NUM_LAYERS
-from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison, learning_curves
+from newllm.measurement.intervals import mean_interval
 
 ZOOM_FROM_EPOCHS = 20  # a shorter run is seen whole
 PATTERN_LINES: Any = ("-", (0, (5, 1)), "-.", (0, (1, 1)))

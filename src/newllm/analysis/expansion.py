@@ -7,7 +7,18 @@ from typing import Annotated
 
 from pydantic import Field
 
-from newllm.analysis.records import LOSS_TOLERANCE, Amount, Count, Loss, Record, Text, problem, validate, write_again
+from newllm.analysis.records import (
+    LOSS_TOLERANCE,
+    Amount,
+    Count,
+    Loss,
+    Record,
+    Text,
+    problem,
+    read_details,
+    validate,
+    write_again,
+)
 from newllm.analysis.results import (
     CurveRow,
     DepthResult,
@@ -17,15 +28,8 @@ from newllm.analysis.results import (
     check_means,
     load_curve,
 )
-from newllm.analysis.statistics import (
-    Estimate,
-    difference_interval,
-    difference_p_value,
-    holm,
-    mean_interval,
-    mean_p_value,
-)
-from newllm.files import read_json
+from newllm.analysis.statistics import difference_interval, difference_p_value, holm, mean_p_value
+from newllm.measurement.intervals import Estimate, mean_interval
 
 DEPTHS = (1, 4)
 PATTERNS = ("freeze", "finetune", "longer", "scratch")
@@ -120,7 +124,7 @@ def load_grown(results: Sequence[DepthResult], metrics_dir: Path, curves_dir: Pa
 def _load(base: DepthResult, pattern: str, path: Path, curve_path: Path) -> Grown:
     stage = f"expand@{base.num_layers}-{pattern}"
     remedy = write_again(stage)
-    metrics = validate(_File, read_json(path, stage), path, remedy)
+    metrics = validate(_File, read_details(path, stage), path, remedy)
     run = metrics.runs[0]
     for name, found, expected in (
         ("num_layers", metrics.num_layers, base.num_layers),

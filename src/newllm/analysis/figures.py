@@ -23,9 +23,9 @@ from newllm.analysis.drawing import (
 from newllm.analysis.further_figures import draw_ablations, draw_cost, draw_positions
 from newllm.analysis.markdown import plural
 from newllm.analysis.published import POINTS
-from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
+from newllm.measurement.intervals import mean_interval
 
 
 def draw_all(comparison: Comparison, supplements: Supplements) -> dict[str, bytes]:

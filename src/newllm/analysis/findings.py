@@ -21,9 +21,10 @@ from newllm.analysis.overfitting import (
     worse_and_deeper,
 )
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import SIGNIFICANCE, mean_interval
+from newllm.analysis.statistics import SIGNIFICANCE
 from newllm.analysis.summary import Comparison
 from newllm.analysis.verdicts import TERMS, Verdict
+from newllm.measurement.intervals import mean_interval
 
 
 def comparisons_section(comparison: Comparison) -> str:

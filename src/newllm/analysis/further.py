@@ -20,9 +20,9 @@ from newllm.analysis.cost import (
 from newllm.analysis.diagnosis import Diagnosis
 from newllm.analysis.markdown import amount, at_depths, cell, number, p_value, plural, table
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import Estimate, mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
+from newllm.measurement.intervals import Estimate, mean_interval
 
 
 def cost_section(comparison: Comparison, supplements: Supplements) -> str:

@@ -23,9 +23,9 @@ from newllm.analysis.drawing import (
     time_unit,
 )
 from newllm.analysis.markdown import amount, plural
-from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
+from newllm.measurement.intervals import mean_interval
 
 CHANGED = ("#c8501e", "#7b3294", "#4d4d4d")
 """Colours of the changes."""

@@ -12,7 +12,8 @@ from newllm.analysis.expansion import (
     of_pattern,
 )
 from newllm.analysis.markdown import cell, listed, number, p_value, table
-from newllm.analysis.statistics import SIGNIFICANCE, mean_interval
+from newllm.analysis.statistics import SIGNIFICANCE
+from newllm.measurement.intervals import mean_interval
 
 Changes = Mapping[tuple[int, str], Change]
 BETTER, WORSE, NOT_SHOWN = "better than", "worse than", "no difference shown from"

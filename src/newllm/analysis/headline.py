@@ -10,10 +10,11 @@ from newllm.analysis.comparisons import PairComparison, against, not_distinguish
 from newllm.analysis.cost import Effort, mean_effort, petaflop_per_epoch, startup_seconds, target, trainings, ways
 from newllm.analysis.judging import Outcome
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import Estimate, deviation, mean_interval
+from newllm.analysis.statistics import deviation
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
 from newllm.analysis.verdicts import judge
+from newllm.measurement.intervals import Estimate, mean_interval
 
 FIGURES = ("val_ppl", "test_ppl", "val_accuracy", "test_accuracy")
 

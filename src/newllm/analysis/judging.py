@@ -13,8 +13,9 @@ from newllm.analysis.comparisons import CHOOSING, PairComparison, compare_pairs,
 from newllm.analysis.markdown import at_depths, at_most, depths_in_words, listed, number, p_value, plural
 from newllm.analysis.overfitting import Diagnostics, Excess, excesses, not_measured, worse_and_deeper
 from newllm.analysis.published import EXPECTED, POINTS, SMALLEST_DIFFERENCE, STUDY_EPOCHS
-from newllm.analysis.statistics import SIGNIFICANCE, holm, mean_interval, mean_p_value
+from newllm.analysis.statistics import SIGNIFICANCE, holm, mean_p_value
 from newllm.analysis.summary import Comparison
+from newllm.measurement.intervals import mean_interval
 
 MARGIN = SMALLEST_DIFFERENCE / 2
 """An advantage that is shown to be smaller is none, in perplexity."""

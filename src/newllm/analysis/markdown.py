@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Sequence
 
-from newllm.analysis.statistics import Estimate, mean_interval
+from newllm.measurement.intervals import Estimate, mean_interval
 
 
 def table(

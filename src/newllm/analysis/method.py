@@ -9,9 +9,10 @@ from newllm.analysis.cost import seeds_side_by_side
 from newllm.analysis.markdown import cell, depths_in_words, listed, number, plural
 from newllm.analysis.published import STUDY_DATA, STUDY_SWITCHES, STUDY_TRAINING
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import difference_interval, mean_interval
+from newllm.analysis.statistics import difference_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
+from newllm.measurement.intervals import mean_interval
 
 STATISTICS = """\
 - Perplexity is exp(loss); loss and accuracy are summed over all non-padding targets of a split and divided by their \

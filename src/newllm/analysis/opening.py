@@ -16,10 +16,10 @@ from newllm.analysis.cost import (
 from newllm.analysis.judging import Outcome
 from newllm.analysis.markdown import at_most, cell, depths_in_words, listed, number, p_value, plural, ranged
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import mean_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
 from newllm.analysis.verdicts import Verdict
+from newllm.measurement.intervals import mean_interval
 
 
 def opening(comparison: Comparison, supplements: Supplements, verdicts: Sequence[Verdict]) -> str:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from newllm.analysis.comparisons import PairComparison, against, compare_pairs
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import Estimate, difference_interval
+from newllm.analysis.statistics import difference_interval
 from newllm.analysis.summary import Comparison
+from newllm.measurement.intervals import Estimate
 
 PLATEAU_PPL = 60.0
 """Below it the plateau is over: predicting `<unk>` everywhere gives a validation perplexity near 67."""

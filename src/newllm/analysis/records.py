@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from newllm.errors import UserError
+from newllm.files import read_json
 
 # Bounds far beyond any real run keep sums of squares finite.
 Amount = Annotated[float, Field(ge=0, le=1e100)]
@@ -28,6 +29,24 @@ class Record(BaseModel):
 
 
 _Model = TypeVar("_Model", bound=BaseModel)
+
+
+def read_details(path: Path, stage: str) -> dict[str, Any]:
+    """What stands in the list of a metrics file, whose plain figures, for DVC to compare, must say the same.
+
+    Raises:
+        UserError: the file is missing or damaged, or its plain figures are not those of the list.
+    """
+    plain = read_json(path, stage)
+    details = plain.pop("details", None)
+    remedy = write_again(stage)
+    if not isinstance(details, list) or len(details) != 1 or not isinstance(details[0], dict):
+        raise problem(path, f"found {str(details)[:60]!r} as details, expected a list of one object", remedy)
+    figures: dict[str, Any] = details[0]
+    for name, value in plain.items():
+        if name not in figures or figures[name] != value:
+            raise problem(path, f"found {name} {value!r}, but {figures.get(name)!r} in its details", remedy)
+    return figures
 
 
 def validate(model: type[_Model], values: Mapping[str, Any], path: Path, remedy: str, place: str = "") -> _Model:

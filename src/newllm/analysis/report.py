@@ -19,10 +19,11 @@ from newllm.analysis.published import (
     PublishedPoint,
 )
 from newllm.analysis.results import DepthResult
-from newllm.analysis.statistics import Estimate, deviation, difference_interval, mean_interval, prediction_interval
+from newllm.analysis.statistics import deviation, difference_interval, prediction_interval
 from newllm.analysis.summary import Comparison
 from newllm.analysis.supplements import Supplements
 from newllm.analysis.verdicts import Verdict, judge
+from newllm.measurement.intervals import Estimate, mean_interval
 
 NOTHING = Supplements()
 

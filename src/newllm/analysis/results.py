@@ -20,6 +20,7 @@ from newllm.analysis.records import (
     Seed,
     Text,
     problem,
+    read_details,
     validate,
     write_again,
 )
@@ -43,7 +44,7 @@ ENERGY_COLUMN = "joules"
 
 
 class LayerMetrics(Record):
-    """metrics/layers/<depth>.json: means over seeds; losses in nats, accuracies as fractions, times in seconds.
+    """The details in metrics/layers/<depth>.json: means over seeds; losses in nats, accuracies as fractions, seconds.
 
     The last four, sample standard deviation and half-width of the 95 % interval, are absent for one seed.
     """
@@ -92,6 +93,8 @@ class SeedRun(Record):
     train_seconds: Amount
     tokens_per_second: Amount
     stopped_early: bool
+    ended: Text | None = None
+    problem: Text | None = None
 
     @model_validator(mode="after")
     def _order(self) -> Self:
@@ -207,7 +210,7 @@ def _load_depth(depth: int, metrics_dir: Path, curves_dir: Path) -> DepthResult:
     metrics_path = metrics_dir / "layers" / f"{depth}.json"
     runs_path = metrics_dir / "runs" / f"{depth}.json"
     curve_path = curves_dir / f"{depth}.csv"
-    metrics = validate(LayerMetrics, read_json(metrics_path, stage), metrics_path, remedy)
+    metrics = validate(LayerMetrics, read_details(metrics_path, stage), metrics_path, remedy)
     runs = validate(RunsFile, read_json(runs_path, stage), runs_path, remedy).runs[0]
     for path, found in ((metrics_path, metrics.num_layers), (runs_path, runs.num_layers)):
         if found != depth:

@@ -1,50 +1,15 @@
-"""Means over seeds with 95 % intervals, differences between depths, and tests of them."""
+"""Differences between depths with 95 % intervals, and tests of them."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-CONFIDENCE = 0.95
+from newllm.measurement.intervals import Estimate, quantile, squared_error
+
 SIGNIFICANCE = 0.05
 """A p-value below it, after correction for the number of tests, counts as shown."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean (or a difference of means) and the half-width of its 95 % interval; None where it cannot be known."""
-
-    mean: float
-    half_width: float | None
-
-    @property
-    def low(self) -> float | None:
-        """Lower bound of the interval."""
-        return None if self.half_width is None else self.mean - self.half_width
-
-    @property
-    def high(self) -> float | None:
-        """Upper bound of the interval."""
-        return None if self.half_width is None else self.mean + self.half_width
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether 0 lies outside the interval; false without one."""
-        return self.half_width is not None and abs(self.mean) > self.half_width
-
-
-def mean_interval(values: Sequence[float]) -> Estimate:
-    """The mean with Student's interval: t(0.975, n - 1) · s / √n, s the sample standard deviation.
-
-    One value has no interval; ValueError for none.
-    """
-    if not values:
-        raise ValueError("the mean of no values")
-    if len(values) == 1:
-        return Estimate(values[0], None)
-    return Estimate(float(np.mean(values)), _quantile(len(values) - 1) * math.sqrt(_squared_error(values)))
 
 
 def prediction_interval(values: Sequence[float]) -> Estimate:
@@ -52,7 +17,7 @@ def prediction_interval(values: Sequence[float]) -> Estimate:
     spread = deviation(values)
     if spread is None:
         return Estimate(values[0], None)
-    return Estimate(float(np.mean(values)), _quantile(len(values) - 1) * spread * math.sqrt(1 + 1 / len(values)))
+    return Estimate(float(np.mean(values)), quantile(len(values) - 1) * spread * math.sqrt(1 + 1 / len(values)))
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -70,7 +35,7 @@ def difference_interval(values: Sequence[float], baseline: Sequence[float]) -> E
     if min(len(values), len(baseline)) == 1:
         return Estimate(difference, None)
     error, degrees_of_freedom = _welch(values, baseline)
-    return Estimate(difference, _quantile(degrees_of_freedom) * error)
+    return Estimate(difference, quantile(degrees_of_freedom) * error)
 
 
 def difference_p_value(values: Sequence[float], baseline: Sequence[float], expected: float = 0.0) -> float | None:
@@ -89,7 +54,7 @@ def mean_p_value(values: Sequence[float], expected: float) -> float | None:
     """Student's two-sided test that the mean equals `expected`; None for one value, 0 or 1 without any spread."""
     if len(values) == 1:
         return None
-    return _two_sided(float(np.mean(values)) - expected, math.sqrt(_squared_error(values)), len(values) - 1)
+    return _two_sided(float(np.mean(values)) - expected, math.sqrt(squared_error(values)), len(values) - 1)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -108,7 +73,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _welch(values: Sequence[float], baseline: Sequence[float]) -> tuple[float, float]:
     """Standard error of the difference of means, and its degrees of freedom (those of the smaller without spread)."""
-    errors = [_squared_error(values), _squared_error(baseline)]
+    errors = [squared_error(values), squared_error(baseline)]
     total = sum(errors)
     if total == 0:
         return 0.0, min(len(values), len(baseline)) - 1
@@ -121,13 +86,3 @@ def _two_sided(distance: float, error: float, degrees_of_freedom: float) -> floa
     if error == 0:
         return 1.0 if math.isclose(distance, 0, abs_tol=1e-9) else 0.0  # 1e-9: what subtraction rounds away
     return 2 * float(stats.t.sf(abs(distance) / error, degrees_of_freedom))
-
-
-def _squared_error(values: Sequence[float]) -> float:
-    if min(values) == max(values):
-        return 0.0  # whatever the mean of equal values rounds to
-    return float(np.var(values, ddof=1)) / len(values)
-
-
-def _quantile(degrees_of_freedom: float) -> float:
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees_of_freedom))

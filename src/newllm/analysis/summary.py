@@ -14,8 +14,9 @@ from newllm.analysis.published import (
     STUDY_TRAINING,
 )
 from newllm.analysis.results import CurveRow, DepthResult
-from newllm.analysis.statistics import Estimate, difference_interval, mean_interval
+from newllm.analysis.statistics import difference_interval
 from newllm.errors import UserError
+from newllm.measurement.intervals import Estimate, mean_interval
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ With residual connections, which the study does not have, h^l = h^{l-1} + dropou
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from torch.nn.functional import layer_norm
 from newllm.model.streams import random_stream
 
 Parameters = dict[str, Tensor]
+Initialisation = Literal["normal", "he"]
 
 INITIAL_STD = 0.02
 LAYER_NORM_EPS = 1e-5
@@ -78,17 +80,32 @@ class ModelShape:
         return 6 * (first + hidden + heads)
 
 
-def initial_parameters(shape: ModelShape, seeds: Sequence[int]) -> Parameters:
-    """Fresh parameters [S, ...] on the CPU in float32: weights N(0, 0.02), biases 0, LayerNorm 1 and 0."""
+def initial_parameters(
+    shape: ModelShape, seeds: Sequence[int], initialisations: Sequence[Initialisation] | None = None
+) -> Parameters:
+    """Fresh parameters on the CPU in float32: weights N(0, 0.02), biases 0, LayerNorm 1 and 0.
+
+    Args:
+        shape: the model's sizes.
+        seeds: one for each of the S models.
+        initialisations: of each model's hidden layers: `normal`, as all other weights, or `he`, N(0, sqrt(2 / inputs))
+            (He et al., Delving deep into rectifiers, 2015), which keeps the size of activations from layer to layer.
+            Default: all `normal`.
+
+    Returns:
+        Tensors [S, ...] by name.
+    """
     streams = [random_stream(seed, "initialisation", 0) for seed in seeds]
+    kinds = initialisations or ["normal"] * len(seeds)
     parameters = {}
     for name, size in shape.parameter_shapes().items():
         stacked = torch.zeros(len(seeds), *size)
         if name == "norm.weight":
             stacked.fill_(1)
         elif name.endswith("weight"):
-            for one, stream in zip(stacked, streams, strict=True):
-                one.normal_(0, INITIAL_STD, generator=stream)
+            for one, stream, kind in zip(stacked, streams, kinds, strict=True):
+                is_he = kind == "he" and name.startswith("hidden.")
+                one.normal_(0, sqrt(2 / size[1]) if is_he else INITIAL_STD, generator=stream)
         parameters[name] = stacked
     return parameters
 

@@ -44,14 +44,14 @@ def _mix(x):
 
 
 @triton.jit
-def _dropped(keys, step, seed, place, row, column, first_column, width, threshold):
+def _dropped(keys, steps, thresholds, seed, place, row, column, first_column, width):
     """Whether dropout takes the units at these rows and columns: [rows, columns].
 
     Keyed by the seed's two words, the step and the place (layer and position), so that it depends on nothing else. One
     hash decides two neighbours with 16 bits each; `column` counts from `first_column`, which is even, so that the
     compiler sees that neighbours share the hash and computes it once.
     """
-    count, place = tl.load(step).to(tl.uint32), place.to(tl.uint32)
+    count, place = tl.load(steps + seed).to(tl.uint32), place.to(tl.uint32)
     first = _mix(tl.load(keys + 2 * seed).to(tl.uint32) ^ _mix(count * 0x9E3779B9 + place))
     second = _mix(tl.load(keys + 2 * seed + 1).to(tl.uint32) ^ _mix(count + place * 0x85EBCA6B + first))
     pair = (row * ((width + 1) // 2))[:, None] + (first_column // 2 + (column >> 1))[None, :]
@@ -61,22 +61,23 @@ def _dropped(keys, step, seed, place, row, column, first_column, width, threshol
     x ^= x >> 15
     x *= 0x846CA68B
     bits = tl.where((column & 1)[None, :] == 0, x << 16, x)  # the upper half counts; what lies below is 2^-16 of it
-    return bits < (threshold << 16).to(tl.uint32)
+    return bits < (tl.load(thresholds + seed) << 16).to(tl.uint32)
 
 
 # positions and seeds are not multiples of anything: without this there would be a variant for each way to be aligned
 @triton.jit(
-    do_not_specialize=["place", "needed", "threshold"], do_not_specialize_on_alignment=["tokens", "tokens_row", "keys"]
+    do_not_specialize=["place", "needed"],
+    do_not_specialize_on_alignment=["tokens", "tokens_row", "keys", "steps", "thresholds", "scales"],
 )
 def _linear_kernel(
-    x, w, out, addend, table, tokens, positive, sums, before, second, keys, step,
+    x, w, out, addend, table, tokens, positive, sums, before, second, keys, steps, thresholds, scales,
     width, depth,
     x_seed, x_row, w_seed, w_k, w_n, out_seed, out_row, addend_seed, addend_row,
     table_seed, tokens_seed, tokens_row, positive_seed, positive_row, sums_seed,
     before_seed, before_row, second_seed, second_row,
-    needed, place, threshold, scale,
+    needed, place,
     ADDEND: tl.constexpr, ROWS: tl.constexpr, RELU: tl.constexpr, DROPOUT: tl.constexpr, POSITIVE: tl.constexpr,
-    SUMS: tl.constexpr, RESIDUAL: tl.constexpr, UNMASKED: tl.constexpr, SKIPS: tl.constexpr,
+    SCALED: tl.constexpr, SUMS: tl.constexpr, RESIDUAL: tl.constexpr, UNMASKED: tl.constexpr, SKIPS: tl.constexpr,
     EVEN_N: tl.constexpr, EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
@@ -121,8 +122,9 @@ def _linear_kernel(
     if RELU:
         total = tl.maximum(total, 0.0)
     if DROPOUT:
-        dropped = _dropped(keys, step, seed, place, row, tl.arange(0, BLOCK_N), tile_n * BLOCK_N, width, threshold)
-        total = tl.where(dropped, 0.0, total * scale)
+        first_column = tile_n * BLOCK_N
+        dropped = _dropped(keys, steps, thresholds, seed, place, row, tl.arange(0, BLOCK_N), first_column, width)
+        total = tl.where(dropped, 0.0, total * tl.load(scales + seed))
     if RESIDUAL:
         below = tl.load(before + seed * before_seed + (row[:, None] * before_row + safe_column[None, :]))
         # of the rounded value, as the sum of two stored tensors
@@ -132,7 +134,9 @@ def _linear_kernel(
         tl.store(second_target, total.to(out.dtype.element_ty), mask=inside)
     if POSITIVE:
         hidden = tl.load(positive + seed * positive_seed + (row[:, None] * positive_row + safe_column[None, :]))
-        total = tl.where(hidden > 0, total * scale, 0.0)
+        if SCALED:
+            total *= tl.load(scales + seed)
+        total = tl.where(hidden > 0, total, 0.0)
     if SUMS:
         # each tile has its own sums and adds to them at every position: no atomics, so no random order
         place_of_sums = sums + seed * sums_seed + tile_m * width + column
@@ -153,7 +157,7 @@ def linear(
     rows: tuple[Tensor, Tensor] | None = None,
     relu: bool = False,
     dropout: tuple[Dropout, int] | None = None,
-    positive: tuple[Tensor, float] | None = None,
+    positive: tuple[Tensor, Dropout | None] | None = None,
     sums: Tensor | None = None,
     residual: tuple[Tensor, Tensor] | None = None,
     unmasked: Tensor | None = None,
@@ -170,7 +174,7 @@ def linear(
         rows: a table [S, V, N] and the tokens [S, B] whose rows are added.
         relu: whether negative sums become 0.
         dropout: the dropout and the place (layer and position) that it is drawn for.
-        positive: hidden units [S, B, N] and a factor: what is not positive there becomes 0, the rest is multiplied.
+        positive: hidden units [S, B, N] and their dropout: what is not positive there becomes 0, the rest is scaled.
         sums: added to, the sums of `out` over B before it is rounded; made by `linear_sums`.
         residual: hidden units [S, B, N], and where their sum with `out` is written, both contiguous in N.
         unmasked: written [S, B, N], what `positive` masks.
@@ -182,25 +186,27 @@ def linear(
     none: Any = x  # stands for pointers that the kernel does not follow
     table, tokens = rows or (none, none)
     drawn, place = dropout or (None, 0)
-    hidden, factor = positive or (none, 1.0)
+    hidden, scaling = positive or (none, None)
     before, second = residual or (none, none if unmasked is None else unmasked)
-    if drawn is not None:
-        factor = drawn.scale
+    applied = scaling if drawn is None else drawn
+    keys, steps, thresholds, scales = (
+        (applied.keys, applied.steps, applied.thresholds, applied.scales) if applied else (none,) * 4
+    )
     block_m, block_n, block_k, warps, stages = _for_lanes(TILES, lanes)
     grid = (batch // block_m * triton.cdiv(width, block_n), num_seeds)
     _linear_kernel[grid](
         x, w, out, none if addend is None else addend, table, tokens, hidden, none if sums is None else sums,
         before, second,
-        none if drawn is None else drawn.keys, none if drawn is None else drawn.step,
+        keys, steps, thresholds, scales,
         width, depth,
         _apart(x), x.stride(1), _apart(w), w.stride(1), w.stride(2), _apart(out), out.stride(1),
         0 if addend is None else _apart(addend), 0 if addend is None else addend.stride(1),
         _apart(table), _apart(tokens), tokens.stride(1), _apart(hidden), hidden.stride(1),
         0 if sums is None else _apart(sums),
         _apart(before), before.stride(1), _apart(second), second.stride(1),
-        needed or 0, place, 0 if drawn is None else drawn.threshold, factor,
+        needed or 0, place,
         ADDEND=0 if addend is None else addend.dim() - 1, ROWS=rows is not None, RELU=relu, DROPOUT=drawn is not None,
-        POSITIVE=positive is not None, SUMS=sums is not None, RESIDUAL=residual is not None,
+        POSITIVE=positive is not None, SCALED=scaling is not None, SUMS=sums is not None, RESIDUAL=residual is not None,
         UNMASKED=unmasked is not None, SKIPS=needed is not None,
         EVEN_N=width % block_n == 0, EVEN_K=depth % block_k == 0,
         BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_K=block_k, num_warps=warps, num_stages=stages,
@@ -525,20 +531,21 @@ def _cross_entropy(
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["place", "threshold"])
-def _keep_kernel(out, keys, step, place, width, threshold, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["place"])
+def _keep_kernel(out, keys, steps, thresholds, place, width, BLOCK: tl.constexpr):
     seed, row = tl.program_id(1).to(tl.int64), tl.program_id(0) + tl.arange(0, 1)
     column = tl.arange(0, BLOCK)
-    dropped = _dropped(keys, step, seed, place, row, column, 0, width, threshold)
+    dropped = _dropped(keys, steps, thresholds, seed, place, row, column, 0, width)
     target = out + (seed * tl.num_programs(0) + row)[:, None] * width + column[None, :]
     tl.store(target, tl.where(dropped, 0, 1).to(tl.int8), mask=(column < width)[None, :])
 
 
 def keep_mask(dropout: Dropout, place: int, batch: int, width: int) -> Tensor:
     """What `linear` keeps [S, B, N] at a place; for tests and for the definition."""
-    num_seeds = dropout.keys.shape[0]
-    out = torch.empty(num_seeds, batch, width, dtype=torch.int8, device=dropout.keys.device)
-    _keep_kernel[(batch, num_seeds)](
-        out, dropout.keys, dropout.step, place, width, dropout.threshold, BLOCK=triton.next_power_of_2(width)
+    keys = dropout.keys
+    assert keys is not None  # noqa: S101 (the kernels draw for themselves)
+    out = torch.empty(len(keys), batch, width, dtype=torch.int8, device=keys.device)
+    _keep_kernel[(batch, len(keys))](
+        out, keys, dropout.steps, dropout.thresholds, place, width, BLOCK=triton.next_power_of_2(width)
     )
     return out.bool()

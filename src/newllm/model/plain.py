@@ -21,7 +21,7 @@ def linear(
     rows: tuple[Tensor, Tensor] | None = None,
     relu: bool = False,
     dropout: tuple[Dropout, int] | None = None,
-    positive: tuple[Tensor, float] | None = None,
+    positive: tuple[Tensor, Dropout | None] | None = None,
     sums: Tensor | None = None,
     residual: tuple[Tensor, Tensor] | None = None,
     unmasked: Tensor | None = None,
@@ -38,7 +38,7 @@ def linear(
         rows: a table [S, V, N] and the tokens [S, B] whose rows are added.
         relu: whether negative sums become 0.
         dropout: the dropout and the place (layer and position) that it is drawn for.
-        positive: hidden units [S, B, N] and a factor: what is not positive there becomes 0, the rest is multiplied.
+        positive: hidden units [S, B, N] and their dropout: what is not positive there becomes 0, the rest is scaled.
         sums: added to, the sums of `out` over B; made by `linear_sums`.
         residual: hidden units [S, B, N], and where their sum with `out` is written [S, B, N].
         unmasked: written [S, B, N], what `positive` masks.
@@ -71,7 +71,7 @@ def linear(
         mask = drawn.masks[layer][:, position, : out.shape[1]]
         # 1 and 0 times the bits of a number are the number and 0; a number of another type is converted first, slowly
         (out.view(mask.dtype) if out.itemsize == mask.itemsize else out).mul_(mask)
-        out.mul_(drawn.scale)
+        drawn.scale_(out)
     if residual is not None:
         torch.add(residual[0], out, out=residual[1])
     if unmasked is not None:
@@ -80,7 +80,8 @@ def linear(
         hidden, factor = positive
         # relu's own backward, which makes no mask: comparing and multiplying takes four times as long
         torch.ops.aten.threshold_backward.grad_input(out, hidden, 0, grad_input=out)
-        out.mul_(factor)
+        if factor is not None:
+            factor.scale_(out)
     if sums is not None:
         sums[:, 0] += out.sum(1, dtype=sums.dtype)
 

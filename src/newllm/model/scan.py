@@ -232,7 +232,7 @@ class _Scan(torch.autograd.Function):
         ctx.needed = needed
         ctx.save_for_backward(tokens, *rest[: 3 + ctx.num_layers], *kept)
         ctx.residual = residual
-        ctx.scale = dropout.scale if dropout else 1.0
+        ctx.dropout = dropout
         ctx.vocabulary_size = table.shape[1]
         return last
 
@@ -256,6 +256,7 @@ class _Scan(torch.autograd.Function):
         sums = [pieces.linear_sums(batch, h.shape[-1], gamma) for h in active[1:]]  # the first bias is in the table
 
         def lane(seeds: slice) -> None:
+            dropout = ctx.dropout.of(seeds) if ctx.dropout else None
             of_one, of_above = [None if d is None else d[seeds] for d in d_hidden]
             for t in reversed(range(length)):
                 count = ctx.needed[t] if ctx.needed else None
@@ -279,7 +280,7 @@ class _Scan(torch.autograd.Function):
                         d_pre[layer][seeds, t],
                         addend=d_last[seeds, t] if layer == num_layers - 1 else of_above,
                         # relu and dropout share one mask: a unit is positive where it was both active and kept
-                        positive=(active[layer][seeds, t], ctx.scale),
+                        positive=(active[layer][seeds, t], dropout),
                         sums=sums[layer - 1][seeds] if layer else None,
                         unmasked=of_one if layer else None,
                         **shared,

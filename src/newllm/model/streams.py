@@ -6,7 +6,7 @@ where a training was interrupted.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,36 +26,41 @@ def _digest(seed: int, purpose: str, index: int) -> int:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Dropout of hidden units in one training step; kept units are scaled by 1 / (1 - probability).
+    """Dropout of hidden units in one training step; a row's kept units are scaled by 1 / (1 - its probability).
 
     Attributes:
-        probability: of dropping a unit, applied in multiples of 2^-16.
+        probabilities: of dropping a unit, one for each row of the stack, applied in multiples of 2^-16.
         masks: for each layer which units to keep [S, T, B, H]; or none, where the kernels draw for themselves from
-        keys: two words a seed [S, 2], and
-        step: the number of the training step [1], on the device, so that a captured graph can count it.
+        keys: two words a row [S, 2],
+        steps: the number of each row's training step [S], on the device, so that a captured graph can count it,
+        thresholds: a unit is dropped if its 16 random bits are below this number [S], and
+        scales: factors of the units that are kept [S].
     """
 
-    probability: float
-    masks: Sequence[Tensor] = field(default=())
-    keys: Tensor = field(default_factory=lambda: torch.empty(0))
-    step: Tensor = field(default_factory=lambda: torch.empty(0))
+    probabilities: Sequence[float]
+    masks: Sequence[Tensor] = ()
+    keys: Tensor | None = None
+    steps: Tensor | None = None
+    thresholds: Tensor | None = None
+    scales: Tensor | None = None
 
-    def of(self, seeds: slice) -> "Dropout":
-        """The dropout of some seeds of the stack."""
-        return Dropout(self.probability, [mask[seeds] for mask in self.masks], self.keys[seeds], self.step)
+    def of(self, rows: slice) -> "Dropout":
+        """The dropout of some rows of the stack."""
+        tensors = (self.keys, self.steps, self.thresholds, self.scales)
+        return Dropout(
+            self.probabilities[rows],
+            [mask[rows] for mask in self.masks],
+            *(None if tensor is None else tensor[rows] for tensor in tensors),
+        )
 
-    @property
-    def threshold(self) -> int:
-        """A unit is dropped if its 16 random bits are below this number."""
-        return _threshold(self.probability)
-
-    @property
-    def scale(self) -> float:
-        """Factor of the units that are kept."""
-        return 1 / (1 - self.probability)
+    def scale_(self, units: Tensor) -> None:
+        """Multiplies the units [S, ...] of each row by its scale, in place."""
+        for row, probability in zip(units, self.probabilities, strict=True):
+            row.mul_(1 / (1 - probability))
 
 
-def _threshold(probability: float) -> int:
+def threshold(probability: float) -> int:
+    """A unit is dropped with this probability if its 16 random bits are below this number."""
     return min(round(probability * DECISIONS), DECISIONS - 1)
 
 
@@ -67,15 +72,19 @@ def dropout_keys(seeds: Sequence[int], device: torch.device, phase: int = 0) -> 
 
 
 def dropout_masks(
-    seeds: Sequence[int], step: int, size: tuple[int, int, int, int], probability: float, device: torch.device
+    seeds: Sequence[int],
+    steps: Sequence[int],
+    size: tuple[int, int, int, int],
+    probabilities: Sequence[float],
+    device: torch.device,
 ) -> list[Tensor]:
     """Which hidden units to keep in one training step, drawn by torch's generators.
 
     Args:
-        seeds: the S seeds of the stack.
-        step: training step, counted from 0 over all epochs.
+        seeds: of the S rows of the stack.
+        steps: each row's training step, counted from 0 over all epochs.
         size: (L, T, B, H): layers, positions, windows, hidden size.
-        probability: of dropping a unit, applied in multiples of 2^-16.
+        probabilities: each row's, of dropping a unit, applied in multiples of 2^-16.
         device: where the masks are made; CPU and CUDA streams differ.
 
     Returns:
@@ -85,12 +94,12 @@ def dropout_masks(
     num_layers, length, batch, hidden_size = size
     shape = (len(seeds), length, batch, hidden_size)
     masks = [torch.empty(shape, dtype=torch.int16, device=device) for _ in range(num_layers)]
-    threshold = _threshold(probability) - DECISIONS // 2  # as a signed number
     count = length * batch * hidden_size
     bits = torch.empty(-(-count // 4), dtype=torch.int64, device=device)
-    for index, seed in enumerate(seeds):
+    for row, (seed, step, probability) in enumerate(zip(seeds, steps, probabilities, strict=True)):
         generator = random_stream(seed, "dropout", step, device)
+        signed_threshold = threshold(probability) - DECISIONS // 2
         for mask in masks:
             bits.random_(-(2**63), None, generator=generator)
-            torch.ge(bits.view(torch.int16)[:count].view(length, batch, hidden_size), threshold, out=mask[index])
+            torch.ge(bits.view(torch.int16)[:count].view(length, batch, hidden_size), signed_threshold, out=mask[row])
     return masks

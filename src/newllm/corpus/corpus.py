@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from newllm.config import DataConfig
-from newllm.data.sources import Source, folder_sources, hub_sources
-from newllm.data.synthetic import synthetic_rows
+from newllm.corpus.sources import Source, folder_sources, hub_sources
+from newllm.corpus.synthetic import synthetic_rows
 from newllm.data.text import SPLITS
 from newllm.errors import UserError
 from newllm.files import atomic_path

@@ -1,6 +1,6 @@
 """Where a corpus can come from besides the generator: a folder of text or parquet files, or the Hugging Face hub.
 
-Each source yields its rows one at a time, as they are; `newllm.data.corpus` makes them canonical.
+Each source yields its rows one at a time, as they are; `newllm.corpus.corpus` makes them canonical.
 """
 
 import errno

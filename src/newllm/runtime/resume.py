@@ -9,33 +9,54 @@ a state is never taken for another training. In it:
     unfinished               a state that is being written
 
 DVC deletes a stage's outputs before the stage runs, so the folder is no output.
+
+`python -m newllm.runtime.resume` lists the states, and removes them.
 """
 
+import argparse
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
+from safetensors.torch import load, save
+from torch import Tensor
 
 from newllm.errors import UserError
-from newllm.files import write_json
-from newllm.training.provenance import digest
-from newllm.training.results import Training
-from newllm.training.state import StackState, State, decode, encode, where
+from newllm.files import read_json, write_json
+from newllm.runtime.provenance import code_hash, digest
 
 FOLDER_VARIABLE = "NEWLLM_STATES"
 IDENTITY = "identity.json"
 GENERATIONS = 2
 LONGEST_UNWRITTEN = 300.0  # seconds; where epochs are long, no more than this and an epoch is lost
 LARGEST_SHARE = 0.02  # of the time may be spent on writing; where epochs are short, fewer states are written
+IN_USE = "in use"
+
+
+@dataclass(frozen=True)
+class State:
+    """A training after an epoch.
+
+    Attributes:
+        tensors: copies, which do not change any more.
+        values: whatever else it goes on from, as JSON values.
+        where: for people: how far it is.
+    """
+
+    tensors: Mapping[str, Tensor]
+    values: Any
+    where: str
 
 
 def folder_of_states(environment: Mapping[str, str], project: Path) -> Path:
@@ -52,7 +73,7 @@ def folder_of_states(environment: Mapping[str, str], project: Path) -> Path:
     return Path(named)
 
 
-class States:
+class StateStore:
     """Keeps the states of one training; a context that holds the training's lock.
 
     On leaving it without an error the states are removed, on a signal (SystemExit, KeyboardInterrupt) the last epoch's
@@ -95,22 +116,21 @@ class States:
         found = generations(self.folder)
         for path in reversed(found):
             try:
-                state = decode(path, self._hash)
+                state = _decode(path, self._hash)
             except (OSError, ValueError) as error:
                 print(f"{path}: damaged ({error}), so it is removed; looking for the state before", flush=True)
                 path.unlink()
                 continue
-            print(f"{self.stage}: going on {where(state)}", flush=True)
+            print(f"{self.stage}: going on {state.where}", flush=True)
             return state
         if found:
             print(f"{self.stage}: no state is whole; the training starts anew", flush=True)
         return None
 
-    def keep(self, finished: Sequence[Training], waiting: Sequence[list[int]], stack: StackState | None = None) -> None:
-        """Takes the state after an epoch, whose tensors must not change any more, and writes it if it is time."""
-        state = State(finished, waiting, stack)
+    def keep(self, state: State) -> None:
+        """Takes the state after an epoch and writes it if it is time."""
         copied = None
-        if stack and stack.tensors["flat"].is_cuda:
+        if any(tensor.is_cuda for tensor in state.tensors.values()):
             copied = torch.cuda.Event()
             copied.record()
         self._last = state, copied
@@ -124,14 +144,14 @@ class States:
         if self._last and self._unwritten:
             self._write(*self._last)
         if generations(self.folder):
-            place = where(self._last[0]) if self._last else "as before"
+            place = self._last[0].where if self._last else "as before"
             print(f"{self.stage}: ended by a signal; `dvc repro` goes on {place}", flush=True)
         else:
             print(f"{self.stage}: ended by a signal within the first epoch; nothing to go on from", flush=True)
 
     def _write(self, state: State, copied: torch.cuda.Event | None) -> None:
         began = time.monotonic()
-        content = encode(state, copied, self._hash)
+        content = _encode(state, copied, self._hash)
         earlier = generations(self.folder)
         number = int(earlier[-1].name.split("-")[0]) + 1 if earlier else 1
         path = self.folder / f"{number:08}-{hashlib.sha256(content).hexdigest()}.safetensors"
@@ -152,6 +172,45 @@ class States:
             old.unlink()
         self._unwritten, self._written_at = 0, time.monotonic()
         self._cost = self._written_at - began
+
+
+def _encode(state: State, copied: torch.cuda.Event | None, identity_hash: str) -> bytes:
+    """The content of a safetensors file; JSON keeps every bit of a float.
+
+    Args:
+        state: a state.
+        copied: when a GPU has made its tensors; None on a CPU.
+        identity_hash: of the training.
+    """
+    about = {"identity": identity_hash, "values": json.dumps(state.values), "where": state.where}
+    content: bytes = save(_on_host(state.tensors, copied), about)
+    return content
+
+
+def _on_host(tensors: Mapping[str, Tensor], copied: torch.cuda.Event | None) -> dict[str, Tensor]:
+    if copied is None:
+        return {name: value.contiguous() for name, value in tensors.items()}
+    # by a stream of its own: before it, that of the training may have most of an epoch yet to compute
+    copied.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        return {name: value.cpu().contiguous() for name, value in tensors.items()}
+
+
+def _decode(path: Path, identity_hash: str) -> State:
+    """Reads a state from a file whose name ends in its SHA-256.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged or is that of a training with another `identity_hash`.
+    """
+    content = path.read_bytes()
+    found, expected = hashlib.sha256(content).hexdigest(), path.stem.split("-")[1]
+    if found != expected:
+        raise ValueError(f"its SHA-256 is {found[:16]}..., expected {expected[:16]}...")
+    about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+    if about["identity"] != identity_hash:
+        raise ValueError("it is of another training")
+    return State(load(content), json.loads(about["values"]), about["where"])
 
 
 def generations(folder: Path) -> list[Path]:
@@ -222,3 +281,53 @@ def _signals_ignored() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def main() -> None:
+    """Lists; with --remove, removes those that this code and torch cannot go on from, with --all any not in use."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--remove", action="store_true", help="remove stale states: of other code or another torch")
+    parser.add_argument("--all", action="store_true", help="with --remove: all that no training uses now")
+    options = parser.parse_args()
+    root = folder_of_states(os.environ, Path.cwd())
+    found = statuses(root)
+    for folder, status in found.items():
+        removed = options.remove and status != IN_USE and (options.all or status.startswith("stale"))
+        print(f"{'removed ' if removed else ''}{_described(folder)}: {status}")
+        if removed:
+            shutil.rmtree(folder)
+    if not found:
+        print(f"{root}: no states")
+
+
+def statuses(root: Path) -> Mapping[Path, str]:
+    """What can be done with the states in each training's folder in `root`."""
+    code = code_hash()
+    return {folder: _status(folder, code) for folder in sorted(root.glob("*-*")) if folder.is_dir()}
+
+
+def _status(folder: Path, code: str) -> str:
+    if is_locked(folder):
+        return IN_USE
+    try:
+        made_by = read_json(folder / IDENTITY, "")
+    except UserError:
+        return f"stale: no readable {IDENTITY}"
+    if not generations(folder):
+        return "stale: killed before the first state"
+    if made_by.get("code") != code:
+        return "stale: of other code than that in src"
+    if made_by.get("torch") != torch.__version__:
+        return f"stale: of torch {made_by.get('torch')}"
+    return "the same training goes on from it"
+
+
+def _described(folder: Path) -> str:
+    states = generations(folder)
+    size = sum(path.stat().st_size for path in states) / 2**20
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(folder.stat().st_mtime))
+    return f"{folder}: {len(states)} states, {size:.1f} MiB, of {when}"
+
+
+if __name__ == "__main__":
+    main()

@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from newllm.model import plain
-from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
-from newllm.training import diagnostics
-from newllm.training.diagnostics import (
+from newllm.measurement import diagnostics
+from newllm.measurement.diagnostics import (
     context_gains,
     gradient_norms,
     overlapping,
@@ -20,6 +18,8 @@ from newllm.training.diagnostics import (
     target_losses,
     targets_by_position,
 )
+from newllm.model import plain
+from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
 from newllm.training.evaluation import loss_and_accuracy
 
 SHAPE = ModelShape(vocabulary_size=20, embedding_dim=8, context_dim=6, hidden_size=12, num_layers=3)

@@ -5,7 +5,7 @@ import torch
 
 from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
 from newllm.model.gradients import losses_and_gradients
-from newllm.model.growth import grow, grown_shape, is_new
+from newllm.studies.expansion import grow, grown_shape, is_new
 
 SHAPE = ModelShape(vocabulary_size=30, embedding_dim=6, context_dim=4, hidden_size=10, num_layers=3)
 SEEDS = [5, 0]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from newllm.analysis.statistics import mean_interval
+from newllm.measurement.intervals import mean_interval
 
 MEANS = (
     "val_loss",
@@ -23,13 +23,13 @@ MEANS = (
 WITH_SPREAD = ("val_ppl", "test_ppl")
 
 
-def layer_metrics(num_layers: int, num_params: int, seeds: Sequence[Mapping[str, Any]]) -> dict[str, float | int]:
-    """The contents of metrics/layers/<depth>.json from the seeds' results, as in metrics/runs/<depth>.json.
+def layer_metrics(num_layers: int, num_params: int, seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the seeds of one model come to together, from their results.
 
     Means over seeds; for two seeds or more also the sample standard deviation and the half-width of Student's 95 %
     interval of the perplexities.
     """
-    metrics: dict[str, float | int] = {"num_layers": num_layers, "num_params": num_params, "num_seeds": len(seeds)}
+    metrics: dict[str, Any] = {"num_layers": num_layers, "num_params": num_params, "num_seeds": len(seeds)}
     for name in MEANS:
         values = [float(seed[name]) for seed in seeds]
         estimate = mean_interval(values)
@@ -38,3 +38,11 @@ def layer_metrics(num_layers: int, num_params: int, seeds: Sequence[Mapping[str,
             metrics[f"{name}_std"] = float(np.std(values, ddof=1))
             metrics[f"{name}_ci95"] = estimate.half_width
     return metrics
+
+
+def lean(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The contents of a metrics file: what people compare, by these names, and everything in a list.
+
+    DVC makes a column of every figure that is not in a list.
+    """
+    return {name: metrics[name] for name in names} | {"details": [dict(metrics)]}

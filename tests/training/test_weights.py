@@ -10,15 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from newllm.errors import UserError
 from newllm.model.definition import ModelShape, initial_parameters
-from newllm.training.checkpoint import TrainingRecord, load, save
-from newllm.training.results import SeedResult, Training
+from newllm.training.records import RowResult, Training
+from newllm.training.weights import TrainingRecord, load, save
 
 SHAPE = ModelShape(11, 5, 4, 6, 2)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    results = [SeedResult(seed, 3, 4, False, 1.5, 1.6, 2.5, 100.0) for seed in (0, 7)]
+    results = [RowResult(seed, 3, 4, False, 1.5, 1.6, 2.5, 100.0) for seed in (0, 7)]
     record = TrainingRecord(
         shape=SHAPE,
         parameters={"train": {"epochs": 4}},

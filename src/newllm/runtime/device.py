@@ -68,14 +68,14 @@ def free_memory() -> None:
 
 
 def too_large(shape: ModelShape, batch_size: int, device: torch.device) -> str:
-    """What to tell who has too little memory for one seed with batches of `batch_size` windows."""
+    """What to tell who has too little memory for one model with batches of `batch_size` windows."""
     figures = ""
     if device.type == "cuda":
         needed = torch.cuda.max_memory_allocated(device) / 2**30
         free, total = (size / 2**30 for size in torch.cuda.mem_get_info(device))
         figures = f" (it took {needed:.1f} GiB and wanted more; {free:.1f} of {total:.1f} GiB are free)"
     return (
-        f"one seed of {shape.num_layers} layers at train.batch_size = {batch_size} needs more memory than the "
+        f"one model of {shape.num_layers} layers at train.batch_size = {batch_size} needs more memory than the "
         f"device has{figures}. Lower train.batch_size, or free the memory that other programs use"
     )
 

@@ -12,7 +12,7 @@ import torch
 
 from newllm.files import sha256
 from newllm.model.definition import ModelShape, Parameters
-from newllm.training.device import describe
+from newllm.runtime.device import describe
 
 
 def git_state(folder: Path) -> tuple[str | None, bool | None]:

@@ -11,7 +11,7 @@ from itertools import islice, pairwise
 import pytest
 
 from newllm.config import SyntheticConfig
-from newllm.data.synthetic import VERB_ENDINGS, synthetic_rows
+from newllm.corpus.synthetic import VERB_ENDINGS, synthetic_rows
 from newllm.data.text import SPLITS, words
 
 

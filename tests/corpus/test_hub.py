@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from newllm.data.corpus import fetch_corpus
-from newllm.data.sources import hub_sources
+from newllm.corpus.corpus import fetch_corpus
+from newllm.corpus.sources import hub_sources
 from newllm.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
 PROGRAM = """
 import json, os, sys
 from newllm.config import DataConfig
-from newllm.data.sources import hub_sources
+from newllm.corpus.sources import hub_sources
 from newllm.errors import UserError
 try:
     sources = hub_sources(DataConfig(**json.loads(sys.argv[1])), os.environ)

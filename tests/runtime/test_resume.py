@@ -18,13 +18,15 @@ import torch
 from torch import Tensor
 
 from newllm.errors import UserError
-from newllm.model.growth import grow, grown_shape, is_new
-from newllm.training import provenance, stale_states, states, trainer
-from newllm.training.provenance import digest, identity
-from newllm.training.results import EpochRow, SeedResult, Training
-from newllm.training.state import StackState, State, decode, encode
-from newllm.training.states import States, folder_of_states, generations, is_locked
-from newllm.training.trainer import StackTrainer, Start, train
+from newllm.runtime import provenance, resume
+from newllm.runtime.provenance import digest, identity
+from newllm.runtime.resume import State, StateStore, folder_of_states, generations, is_locked
+from newllm.studies.expansion import grow, grown_shape, is_new
+from newllm.training import trainer
+from newllm.training.records import EpochRow, Training
+from newllm.training.stack import Start
+from newllm.training.trainer import StackTrainer
+from tests.training.fitting import fit
 from tests.training.test_trainer import DATA, SHAPE, settings
 
 ROOT = Path(__file__).parents[2]
@@ -39,16 +41,16 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def always_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trainings as short as these would write few states."""
-    monkeypatch.setattr(states, "LARGEST_SHARE", math.inf)
+    monkeypatch.setattr(resume, "LARGEST_SHARE", math.inf)
 
 
-def kept(folder: Path, every: int = 1, **changes: object) -> States:
-    return States(folder, "train@2", {"of": "a test"} | changes, every)
+def kept(folder: Path, every: int = 1, **changes: object) -> StateStore:
+    return StateStore(folder, "train@2", {"of": "a test"} | changes, every)
 
 
 def run(folder: Path, config: Any, every: int = 1, **options: Any) -> Training:
     with kept(folder, every) as where:
-        return train(SHAPE, 0.1, config, DATA, states=where, **options)
+        return fit(SHAPE, 0.1, config, DATA, store=where, **options)
 
 
 def assert_same(found: Training, expected: Training) -> None:
@@ -76,17 +78,17 @@ def killed_at_step(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
 
 
 @pytest.mark.parametrize("config", [PATIENT, IMPATIENT], ids=["patient", "impatient"])
-@pytest.mark.parametrize(("stack_size", "every"), [(1, 3), (2, 1), (3, 1)])
+@pytest.mark.parametrize(("places", "every"), [(1, 3), (2, 1), (3, 1)])
 def test_killed_again_and_again_it_ends_with_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Any, stack_size: int, every: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: Any, places: int, every: int
 ) -> None:
-    expected = train(SHAPE, 0.1, config, DATA, stack_size=stack_size)
+    expected = fit(SHAPE, 0.1, config, DATA, places=places)
     kills = 0
     while True:
         with monkeypatch.context() as patch:
             killed_at_step(patch, 10 * every + 7 * (kills % 7) + 2)  # 10 steps an epoch
             try:
-                found = run(tmp_path, config, every, stack_size=stack_size)
+                found = run(tmp_path, config, every, places=places)
                 break
             except Killed:
                 kills += 1
@@ -100,11 +102,12 @@ def test_times_of_all_parts_add_up(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with monkeypatch.context() as patch:
         killed_at_step(patch, 35)
         with pytest.raises(Killed):
-            run(tmp_path, PATIENT, stack_size=3)
+            run(tmp_path, PATIENT, places=3)
     (folder,) = tmp_path.iterdir()
-    before = json_of(generations(folder)[-1])["stack"]["curves"]
-    found = run(tmp_path, PATIENT, stack_size=3)
-    for seed, curve in enumerate(before):
+    before = json_of(generations(folder)[-1])["histories"]
+    found = run(tmp_path, PATIENT, places=3)
+    for seed, history in before:
+        curve = history["curve"]
         rows = [row for row in found.curves if row.seed == seed]
         assert [row.seconds for row in rows[:3]] == [row["seconds"] for row in curve]
         assert found.results[seed].train_seconds == pytest.approx(sum(row.seconds for row in rows))
@@ -119,18 +122,18 @@ def json_of(path: Path) -> dict[str, Any]:
 
 def test_the_clock_decides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock jumps back and forth, and the last state is the oldest by its time."""
-    expected = train(SHAPE, 0.1, PATIENT, DATA, stack_size=3)
+    expected = fit(SHAPE, 0.1, PATIENT, DATA, places=3)
     jumps = itertools.cycle([2e9, 0.0, 1e9])
     monkeypatch.setattr(time, "time", lambda: next(jumps))
     with monkeypatch.context() as patch:
         killed_at_step(patch, 35)
         with pytest.raises(Killed):
-            run(tmp_path, PATIENT, stack_size=3)
+            run(tmp_path, PATIENT, places=3)
     (folder,) = tmp_path.iterdir()
     for years, path in enumerate(reversed(generations(folder)), start=10):
         os.utime(path, (years * 3.15e7, years * 3.15e7))
-    assert json_of(generations(folder)[-1])["stack"]["epoch"] == 3
-    assert_same(run(tmp_path, PATIENT, stack_size=3), expected)
+    assert {len(history["curve"]) for _, history in json_of(generations(folder)[-1])["histories"]} == {3}
+    assert_same(run(tmp_path, PATIENT, places=3), expected)
 
 
 def test_finished_stacks_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,59 +145,59 @@ def test_finished_stacks_are_not_trained_again(tmp_path: Path, monkeypatch: pyte
 
     class Watched(StackTrainer):
         def next_step(self, size: int) -> None:
-            trained.append((self.seeds, self.steps_done))
+            trained.append((self.members, len(self.ledger.histories[2].curve), self.steps_done))
             super().next_step(size)
 
     monkeypatch.setattr(trainer, "StackTrainer", Watched)
     run(tmp_path, PATIENT)
-    assert trained == [([2], step) for step in range(10, 60)]
+    assert trained == [([2], epoch, step) for epoch in range(1, 6) for step in range(10)]
 
 
 @pytest.mark.parametrize("pattern", ["freeze", "finetune"])
 def test_a_grown_model_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str) -> None:
     config = settings(epochs=4)
     shape = grown_shape(SHAPE, 2, joint_norm=False)
-    base = train(SHAPE, 0.1, settings(epochs=1), DATA).parameters
+    base = fit(SHAPE, 0.1, settings(epochs=1), DATA).parameters
     start = Start(grow(base, SHAPE, shape, config.seeds), is_new(SHAPE, shape) if pattern == "freeze" else None)
-    expected = train(shape, 0.1, config, DATA, start=start)
+    expected = fit(shape, 0.1, config, DATA, start=start)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_at_step(patch, 67)
         with kept(tmp_path) as where:
-            train(shape, 0.1, config, DATA, start=start, states=where)
+            fit(shape, 0.1, config, DATA, start=start, store=where)
     with kept(tmp_path) as where:
-        assert_same(train(shape, 0.1, config, DATA, start=start, states=where), expected)
+        assert_same(fit(shape, 0.1, config, DATA, start=start, store=where), expected)
 
 
 def test_a_stack_that_did_not_fit_stays_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Small(StackTrainer):
         def next_step(self, size: int) -> None:
-            if len(self.seeds) > 2:
+            if len(self.members) > 2:
                 raise torch.OutOfMemoryError("no memory")
             super().next_step(size)
 
     monkeypatch.setattr(trainer, "StackTrainer", Small)
-    expected = train(SHAPE, 0.1, PATIENT, DATA, stack_size=3)
+    expected = fit(SHAPE, 0.1, PATIENT, DATA, places=3)
     for steps in (5, 25, 65):
         with monkeypatch.context() as patch, pytest.raises(Killed):
             killed_at_step(patch, steps)
-            run(tmp_path, PATIENT, stack_size=3)
-    assert json_of(generations(next(tmp_path.iterdir()))[-1])["waiting"] == [[2]]
-    assert_same(run(tmp_path, PATIENT, stack_size=3), expected)
+            run(tmp_path, PATIENT, places=3)
+    assert json_of(generations(next(tmp_path.iterdir()))[-1])["places"] == 2
+    assert_same(run(tmp_path, PATIENT, places=3), expected)
 
 
 def test_a_resumed_stack_that_does_not_fit_any_more_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_at_step(patch, 25)
-        run(tmp_path, PATIENT, stack_size=2)
+        run(tmp_path, PATIENT, places=2)
     original = StackTrainer.next_step
 
     def next_step(self: StackTrainer, size: int) -> None:
-        if len(self.seeds) > 1:
+        if len(self.members) > 1:
             raise torch.OutOfMemoryError("no memory")
         original(self, size)
 
     monkeypatch.setattr(StackTrainer, "next_step", next_step)
-    assert_same(run(tmp_path, PATIENT, stack_size=2), train(SHAPE, 0.1, PATIENT, DATA))
+    assert_same(run(tmp_path, PATIENT, places=2), fit(SHAPE, 0.1, PATIENT, DATA))
 
 
 def damage(path: Path, how: str) -> None:
@@ -214,14 +217,14 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(
 ) -> None:
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_at_step(patch, 45)
-        run(tmp_path, PATIENT, stack_size=3)
+        run(tmp_path, PATIENT, places=3)
     (folder,) = tmp_path.iterdir()
     found = generations(folder)
     assert len(found) == 2
     for path in found[-count:]:
         damage(path, how)
     capsys.readouterr()
-    assert_same(run(tmp_path, PATIENT, stack_size=3), train(SHAPE, 0.1, PATIENT, DATA, stack_size=3))
+    assert_same(run(tmp_path, PATIENT, places=3), fit(SHAPE, 0.1, PATIENT, DATA, places=3))
     output = capsys.readouterr().out
     assert all(f"{path}: damaged" in output for path in found[-count:])
     assert ("after epoch 3 of seeds 0, 1, 2" if count == 1 else "the training starts anew") in output
@@ -229,7 +232,7 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(
 
 def test_a_state_of_another_training_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Killed), kept(tmp_path, of="another") as other:
-        other.keep([], [[0]])
+        other.keep(state_of(0))
         raise Killed
     with kept(tmp_path) as where:
         (copied,) = generations(other.folder)
@@ -238,24 +241,27 @@ def test_a_state_of_another_training_is_refused(tmp_path: Path, capsys: pytest.C
     assert "it is of another training" in capsys.readouterr().out
 
 
-def test_floats_keep_their_bits(tmp_path: Path) -> None:
+def state_of(number: int) -> State:
+    return State({"flat": torch.zeros(2)}, {"number": number}, f"after {number}")
+
+
+def test_a_state_keeps_every_bit(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     numbers = torch.randint(0, 0x7FF0 << 48, (8000,), generator=generator).view(torch.float64).tolist()  # any finite
     numbers += [0.1, 5e-324, 1.7976931348623157e308, -0.0, math.inf]
     rows = [EpochRow(2, 0, index, *numbers[index * 7 : index * 7 + 7]) for index in range(len(numbers) // 7)]
-    result = SeedResult(0, 1, 2, False, *numbers[-4:])
-    tensors = {"flat": torch.randn(2, 3, generator=generator), "step": torch.tensor([7], dtype=torch.int32)}
-    state = State([Training({"w": torch.randn(1, 4)}, rows, [result])], [[1, 2]], StackState(tensors, {"epoch": 3}))
-    content = encode(state, None, "hash")
-    path = tmp_path / f"00000001-{states.hashlib.sha256(content).hexdigest()}.safetensors"
-    path.write_bytes(content)
-    found = decode(path, "hash")
-    assert found.finished[0].curves == rows
-    assert list(map(str, vars(found.finished[0].results[0]).values())) == list(map(str, vars(result).values()))
-    assert found.stack
-    assert all(torch.equal(found.stack.tensors[name], value) for name, value in tensors.items())
-    assert all(found.stack.tensors[name].dtype == value.dtype for name, value in tensors.items())
-    assert found.waiting == [[1, 2]]
+    tensors = {"flat": torch.randn(2, 3, generator=generator).T, "step": torch.tensor([7], dtype=torch.int32)}
+    with pytest.raises(Killed), kept(tmp_path) as where:
+        where.keep(State(tensors, {"rows": [vars(row) for row in rows], "last": numbers[-5:]}, "after epoch 3"))
+        raise Killed
+    with kept(tmp_path) as where:
+        found = where.resume()
+    assert found
+    assert found.where == "after epoch 3"
+    assert [EpochRow(**row) for row in found.values["rows"]] == rows
+    assert list(map(str, found.values["last"])) == list(map(str, numbers[-5:]))
+    assert all(torch.equal(found.tensors[name], value) for name, value in tensors.items())
+    assert all(found.tensors[name].dtype == value.dtype for name, value in tensors.items())
 
 
 IDENTITY_CHANGES: dict[str, Callable[[dict[str, Any], Path], object]] = {
@@ -302,7 +308,7 @@ def test_identity_differs_with_whatever_determines_the_result(
 def test_identity_differs_with_code_and_machine(
     determined: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    before = States(tmp_path, "train@2", identity(**determined), 1).folder
+    before = StateStore(tmp_path, "train@2", identity(**determined), 1).folder
     stage = "train@2"
     if what == "code":
         monkeypatch.setattr(provenance, "code_hash", lambda: "other")
@@ -314,14 +320,14 @@ def test_identity_differs_with_code_and_machine(
         monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     else:
         stage = "train@3"
-    assert States(tmp_path, stage, identity(**determined), 1).folder != before
+    assert StateStore(tmp_path, stage, identity(**determined), 1).folder != before
 
 
 def test_code_hash_sees_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("model/a.py", "training/provenance.py", "training/b.py"):
+    for name in ("model/a.py", "runtime/provenance.py", "training/b.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "training/provenance.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "runtime/provenance.py"))
     found = {provenance.code_hash()}
     (tmp_path / "model/a.py").write_text("2")
     found.add(provenance.code_hash())
@@ -348,8 +354,8 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 def test_the_lock_of_a_dead_process_is_free(tmp_path: Path) -> None:
     code = """
 import os, pathlib, signal, sys
-from newllm.training.states import States
-States(pathlib.Path(sys.argv[1]), "train@2", {"of": "a test"}, 1).__enter__()
+from newllm.runtime.resume import StateStore
+StateStore(pathlib.Path(sys.argv[1]), "train@2", {"of": "a test"}, 1).__enter__()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", code, tmp_path], env=with_library(), check=False)
@@ -362,8 +368,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 KILLED_WITHIN_A_WRITE = """
 import os, pathlib, signal, sys
-from newllm.training import states
-from tests.training import test_states
+from newllm.runtime import resume
+from tests.runtime import test_resume
 
 folder, point, count = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 calls = 0
@@ -381,8 +387,8 @@ def killing(original):
 
 owner, name = {"rename": (pathlib.Path, "replace"), "removal": (pathlib.Path, "unlink")}.get(point, (os, "fsync"))
 setattr(owner, name, killing(getattr(owner, name)))
-states.LARGEST_SHARE = float("inf")
-test_states.run(folder, test_states.PATIENT, stack_size=3)
+resume.LARGEST_SHARE = float("inf")
+test_resume.run(folder, test_resume.PATIENT, places=3)
 """
 
 
@@ -398,7 +404,7 @@ def test_killed_within_a_write(tmp_path: Path, point: str, counts: tuple[int, in
         command = [sys.executable, "-c", KILLED_WITHIN_A_WRITE, tmp_path, point, str(count)]
         done = subprocess.run(command, cwd=ROOT, env=with_library(), check=False)
         assert done.returncode == -signal.SIGKILL
-    assert_same(run(tmp_path, PATIENT, stack_size=3), train(SHAPE, 0.1, PATIENT, DATA, stack_size=3))
+    assert_same(run(tmp_path, PATIENT, places=3), fit(SHAPE, 0.1, PATIENT, DATA, places=3))
 
 
 def with_library() -> dict[str, str]:
@@ -410,15 +416,15 @@ def test_an_error_of_the_disk_names_the_place_and_costs_no_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError
 ) -> None:
     with pytest.raises(OSError, match=error.strerror) as raised, kept(tmp_path) as where:
-        where.keep([], [[0], [1]])
-        where.keep([], [[1]])
+        where.keep(state_of(0))
+        where.keep(state_of(1))
         before = {path: path.read_bytes() for path in generations(where.folder)}
 
         def fails(descriptor: int) -> None:
             raise error
 
         monkeypatch.setattr(os, "fsync", fails)
-        where.keep([], [])
+        where.keep(state_of(2))
     monkeypatch.undo()
     assert str(where.folder) in str(raised.value)
     assert {path: path.read_bytes() for path in generations(where.folder)} == before
@@ -426,18 +432,18 @@ def test_an_error_of_the_disk_names_the_place_and_costs_no_state(
     with kept(tmp_path) as again:
         state = again.resume()
         assert state
-        assert state.waiting == [[1]]
+        assert state.values == {"number": 1}
 
 
 def test_states_are_written_every_so_many_epochs_and_two_are_kept(tmp_path: Path) -> None:
     with pytest.raises(Killed), kept(tmp_path, every=3) as where:
         counts = []
         for epoch in range(10):
-            where.keep([], [[epoch]])
+            where.keep(state_of(epoch))
             counts.append(len(generations(where.folder)))
         raise Killed
     assert counts == [0, 0, 1, 1, 1, 2, 2, 2, 2, 2]
-    assert [json_of(path)["waiting"] for path in generations(where.folder)] == [[[5]], [[8]]]
+    assert [json_of(path)["number"] for path in generations(where.folder)] == [5, 8]
 
 
 def test_writing_takes_a_small_part_of_the_time_and_long_epochs_wait_for_no_number(
@@ -460,12 +466,12 @@ def test_writing_takes_a_small_part_of_the_time_and_long_epochs_wait_for_no_numb
         monkeypatch.setattr(where, "_write", write)
         for _ in range(220):
             now += 1
-            where.keep([], [])
+            where.keep(state_of(0))
         assert written == [5, 107, 209], "after 5 epochs, then no more than 2 % of the time"
         written.clear()
         for _ in range(3):
             now += 200
-            where.keep([], [])
+            where.keep(state_of(0))
         assert len(written) == 2, "after 300 seconds, whatever the number of epochs"
 
 
@@ -485,9 +491,9 @@ def test_a_signal_within_an_epoch_writes_the_last_whole_epoch(
 
     with monkeypatch.context() as patch, pytest.raises(type(error)):
         patch.setattr(trainer, "losses_and_gradients", interrupted)
-        run(tmp_path, PATIENT, every=1000, stack_size=3)
+        run(tmp_path, PATIENT, every=1000, places=3)
     assert "`dvc repro` goes on after epoch 3 of seeds 0, 1, 2" in capsys.readouterr().out
-    assert_same(run(tmp_path, PATIENT, stack_size=3), train(SHAPE, 0.1, PATIENT, DATA, stack_size=3))
+    assert_same(run(tmp_path, PATIENT, places=3), fit(SHAPE, 0.1, PATIENT, DATA, places=3))
     assert "train@2: going on after epoch 3 of seeds 0, 1, 2" in capsys.readouterr().out
 
 
@@ -501,10 +507,10 @@ def test_a_signal_before_the_first_epoch_leaves_nothing(tmp_path: Path, capsys: 
 def test_progress_counts_from_where_it_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("newllm.training.progress.LINE_INTERVAL", 0)
+    monkeypatch.setattr("newllm.runtime.progress.LINE_INTERVAL", 0)
     with monkeypatch.context() as patch, pytest.raises(Killed):
         killed_at_step(patch, 45)
-        run(tmp_path, PATIENT, stack_size=3)
+        run(tmp_path, PATIENT, places=3)
     capsys.readouterr()
     original = StackTrainer.validate
 
@@ -513,7 +519,7 @@ def test_progress_counts_from_where_it_goes_on(
         time.sleep(0.6)
 
     monkeypatch.setattr(StackTrainer, "validate", slow)
-    run(tmp_path, PATIENT, stack_size=3)
+    run(tmp_path, PATIENT, places=3)
     lines = [line for line in capsys.readouterr().out.splitlines() if "left" in line]
     assert [line.split("epoch ")[1].split(",")[0] for line in lines] == ["5/6", "6/6"]
     assert [line.rsplit(" ", 2)[1] for line in lines] == ["0:01", "0:00"]
@@ -530,8 +536,8 @@ def test_stale_states_are_listed_and_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def listed(*arguments: str) -> dict[str, str]:
-        monkeypatch.setattr(sys, "argv", ["stale_states", *arguments])
-        stale_states.main()
+        monkeypatch.setattr(sys, "argv", ["resume", *arguments])
+        resume.main()
         lines = capsys.readouterr().out.splitlines()
         return {line.split("train@")[1].split("-")[0]: line for line in lines if "train@" in line}
 
@@ -539,11 +545,11 @@ def test_stale_states_are_listed_and_removed(
     assert listed() == {}
     of = {"code": provenance.code_hash(), "torch": torch.__version__}
     for stage, made_by in (("good", of), ("code", of | {"code": "other"}), ("torch", of | {"torch": "0.1"})):
-        with pytest.raises(Killed), States(tmp_path, f"train@{stage}", made_by, 1) as where:
-            where.keep([], [])
+        with pytest.raises(Killed), StateStore(tmp_path, f"train@{stage}", made_by, 1) as where:
+            where.keep(state_of(0))
             raise Killed
-    with States(tmp_path, "train@used", of | {"code": "other"}, 1) as used:
-        used.keep([], [])
+    with StateStore(tmp_path, "train@used", of | {"code": "other"}, 1) as used:
+        used.keep(state_of(0))
         lines = listed()
         assert lines["good"].endswith("the same training goes on from it")
         assert lines["code"].endswith("stale: of other code than that in src")
@@ -562,13 +568,13 @@ def test_on_a_gpu_it_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     """Before and after captures, with seeds that leave the stack; equal beyond rounding."""
     data = DATA[0].cuda(), DATA[1].cuda()
     config = settings(precision=precision, epochs=12, patience=3, base_learning_rate=0.01)
-    expected = train(SHAPE, 0.1, config, data)
+    expected = fit(SHAPE, 0.1, config, data)
     for steps in (15, 43, 22):
         with monkeypatch.context() as patch, pytest.raises(Killed), kept(tmp_path) as where:
             killed_at_step(patch, steps)
-            train(SHAPE, 0.1, config, data, states=where)
+            fit(SHAPE, 0.1, config, data, store=where)
     with kept(tmp_path) as where:
-        found = train(SHAPE, 0.1, config, data, states=where)
+        found = fit(SHAPE, 0.1, config, data, store=where)
     losses = [[row.val_loss for row in run.curves if row.epoch <= 6] for run in (found, expected)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
@@ -577,11 +583,12 @@ def test_on_a_gpu_it_goes_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_signal_does_not_wait_for_what_the_gpu_has_yet_to_compute(tmp_path: Path) -> None:
     where = kept(tmp_path, every=1000)
     with pytest.raises(SystemExit), where:
-        where.keep([], [[0]], StackState({"flat": torch.arange(3.0, device="cuda")}, {"epoch": 1}))
+        where.keep(State({"flat": torch.arange(3.0, device="cuda")}, {"epoch": 1}, "after epoch 1"))
         torch.cuda._sleep(20 * 10**9)  # about ten seconds
         start = time.monotonic()
         sys.exit(143)
     assert time.monotonic() - start < 3
-    state = decode(generations(where.folder)[0], where._hash)
-    assert state.stack
-    assert state.stack.tensors["flat"].tolist() == [0, 1, 2]
+    with kept(tmp_path) as again:
+        state = again.resume()
+    assert state
+    assert state.tensors["flat"].tolist() == [0, 1, 2]

@@ -6,7 +6,7 @@ import pynvml
 import pytest
 import torch
 
-from newllm.training.energy import energy_counter
+from newllm.runtime.energy import energy_counter
 
 
 @pytest.fixture

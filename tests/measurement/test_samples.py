@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from newllm.data.vocabulary import BOS, EOS, PAD, SPECIAL_TOKENS, Vocabulary
+from newllm.measurement.samples import NEW_TOKENS, PROMPTS, continuations
 from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
-from newllm.training.samples import NEW_TOKENS, PROMPTS, continuations
 
 WORDS = ["the", "in", "he", "was", "it", "is", "a", "song", "born"]  # "first" is none
 VOCABULARY = Vocabulary([*SPECIAL_TOKENS, *WORDS], [1] * (4 + len(WORDS)))

@@ -1,0 +1,1 @@
+"""Where the corpus comes from: the hub, a folder, or the generator; verified, in its canonical form."""

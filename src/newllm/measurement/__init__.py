@@ -1,0 +1,1 @@
+"""What is measured on trained models: figures over seeds, diagnoses, samples of text."""

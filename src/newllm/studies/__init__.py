@@ -1,0 +1,1 @@
+"""Trainings beyond that of one depth; each module serves a stage of its own."""
