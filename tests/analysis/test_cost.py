@@ -169,9 +169,10 @@ def test_what_the_embedding_would_take(tmp_path: Path, depth: int, share: float)
     ("content", "expected"),
     [
         ("[]", "expected an object"),
-        ("{}", "key vocabulary_size is missing"),
-        (json.dumps({"vocabulary_size": 1000, "train": {"windows": 0}}), "train.windows"),
-        (json.dumps({"vocabulary_size": "many", "train": {"windows": 1}}), "vocabulary_size"),
+        ("{}", "key data is missing"),
+        (json.dumps({"data": [{}]}), "key data.0.vocabulary_size is missing"),
+        (json.dumps({"data": [{"vocabulary_size": 1000, "train": {"windows": 0}}]}), "train.windows"),
+        (json.dumps({"data": [{"vocabulary_size": "many", "train": {"windows": 1}}]}), "vocabulary_size"),
     ],
 )
 def test_damaged_data_metrics(tmp_path: Path, content: str, expected: str) -> None:

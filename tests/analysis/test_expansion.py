@@ -171,7 +171,7 @@ def test_lengths_are_those_of_the_files(root: Path) -> None:
 
 def stop_early(path: Path) -> None:
     document = json.loads(path.read_text())
-    for seed in document["runs"][0]["seeds"]:
+    for seed in document["details"][0]["runs"][0]["seeds"]:
         seed["stopped_early"] = True
         seed["best_epoch"] -= seed["seed"] % 2
     path.write_text(json.dumps(document))
@@ -181,7 +181,7 @@ def test_provenance_that_is_not_recorded(root: Path) -> None:
     path = root / "metrics/expand/4-freeze.json"
     document = json.loads(path.read_text())
     for name in ("torch_version", "git_commit", "git_dirty"):
-        del document["runs"][0][name]
+        del document["details"][0]["runs"][0][name]
     path.write_text(json.dumps(document))
     assert grown_section(load(root)).endswith(
         "commit 0123456789ab; NVIDIA L4, torch of unknown version, commit unknown."
@@ -226,22 +226,30 @@ def stop_one_earlier(root: Path, name: str) -> None:
     lines = [line for line in curve.read_text().splitlines() if not line.startswith("1,2,3,")]
     curve.write_text("\n".join(lines) + "\n")
     document = json.loads(path.read_text())
-    document["runs"][0]["seeds"][2].update(best_epoch=2, epochs_run=2, stopped_early=True)
+    document["details"][0]["runs"][0]["seeds"][2].update(best_epoch=2, epochs_run=2, stopped_early=True)
     path.write_text(json.dumps(document))
 
 
 def seed(**values: Any) -> Callable[[dict[str, Any]], object]:
-    return lambda document: document["runs"][0]["seeds"][1].update(values)
+    return lambda document: document["details"][0]["runs"][0]["seeds"][1].update(values)
 
 
 BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
-    (lambda document: document.update(num_layers=1), "found num_layers 1, expected 4"),
-    (lambda document: document["runs"][0].update(pattern="finetune"), "found pattern finetune, expected freeze"),
-    (lambda document: document["runs"][0].pop("context_dim"), "runs.0.context_dim is missing"),
-    (lambda document: document.update(runs=[]), "runs"),
-    (lambda document: document["runs"][0]["seeds"].pop(), "found the seeds [0, 1, 2, 3]"),
-    (lambda document: document.update(val_ppl=19.0), "the mean of the seeds in its list"),
-    (lambda document: document.update(new=1), "unknown key new"),
+    (lambda document: document["details"][0].update(num_layers=1), "found num_layers 1, expected 4"),
+    (
+        lambda document: document["details"][0]["runs"][0].update(pattern="finetune"),
+        "found pattern finetune, expected freeze",
+    ),
+    (lambda document: document["details"][0]["runs"][0].pop("context_dim"), "runs.0.context_dim is missing"),
+    (lambda document: document["details"][0].update(runs=[]), "runs"),
+    (lambda document: document["details"][0]["runs"][0]["seeds"].pop(), "found the seeds [0, 1, 2, 3]"),
+    (
+        lambda document: [part.update(val_ppl=19.0) for part in (document, document["details"][0])],
+        "the mean of the seeds",
+    ),
+    (lambda document: document.update(val_ppl=19.0), "found val_ppl 19.0, but"),
+    (lambda document: document.pop("details"), "found None as details, expected a list of one object"),
+    (lambda document: document["details"][0].update(new=1), "unknown key new"),
     (seed(base_val_loss=2.5), "seed 1: found base_val_loss 2.5000, but metrics/runs has"),
     (seed(start_val_loss=float("nan")), "start_val_loss"),
     (seed(start_val_loss=800.0), "start_val_loss: found 800.0; expected: input should be less than or equal to 230"),

@@ -20,10 +20,11 @@ from newllm.studies.expansion import grow, grown_shape, is_new
 from newllm.training import optimiser, trainer
 from newllm.training.batches import lengths, longest_first
 from newllm.training.evaluation import loss_and_accuracy
-from newllm.training.optimiser import max_gradient_norm, scaled_learning_rate
+from newllm.training.optimiser import max_gradient_norm
+from newllm.training.rows import Recipe
 from newllm.training.stack import Ledger, Start, Task
 from newllm.training.trainer import StackTrainer
-from tests.training.fitting import fit, rows_of
+from tests.training.fitting import fit, recipe_of, rows_of
 
 SHAPE = ModelShape(vocabulary_size=20, embedding_dim=8, context_dim=6, hidden_size=12, num_layers=2)
 
@@ -59,10 +60,19 @@ def windows(count: int, seed: int) -> Tensor:
 DATA = windows(300, 1), windows(61, 2)
 
 
-def plain_loop(seed: int, config: TrainConfig, dropout: float) -> tuple[list[float], list[float], dict[str, Tensor]]:
-    """One seed by the definition with autograd, torch.optim.Adam and clip_grad_norm_."""
-    parameters = {name: p.requires_grad_() for name, p in initial_parameters(SHAPE, [seed]).items()}
-    optimizer = torch.optim.Adam(list(parameters.values()), lr=scaled_learning_rate(config.base_learning_rate, 32, 16))
+def plain_loop(seed: int, config: TrainConfig, recipe: Recipe) -> tuple[list[float], list[float], dict[str, Tensor]]:
+    """One row by the definition with autograd, torch.optim.Adam, its schedulers and clip_grad_norm_."""
+    begun = initial_parameters(SHAPE, [seed], [recipe.initialisation])
+    parameters = {name: p.requires_grad_() for name, p in begun.items()}
+    optimizer = torch.optim.Adam(list(parameters.values()), lr=recipe.learning_rate)
+    steps = math.ceil(len(DATA[0]) / config.batch_size)
+    warmup, last = recipe.warmup_epochs * steps, config.epochs * steps
+
+    def factor(step: int) -> float:
+        falling = (last - step) / (last - warmup) if recipe.schedule == "linear" else 1.0
+        return (step + 1) / warmup if step < warmup else falling
+
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     train_losses, val_losses, step = [], [], 0
     for epoch in range(1, config.epochs + 1):
         order = torch.randperm(len(DATA[0]), generator=random_stream(seed, "shuffling", epoch))
@@ -70,16 +80,16 @@ def plain_loop(seed: int, config: TrainConfig, dropout: float) -> tuple[list[flo
         total, count = 0.0, 0
         for batch in order.split(config.batch_size):
             rows = DATA[0][batch].long()[None]
-            keep = dropout_masks([seed], [step], (2, 9, len(batch), 12), [dropout], torch.device("cpu"))
-            outputs = logits(parameters, rows[:, :, :-1], keep, dropout)
+            keep = dropout_masks([seed], [step], (2, 9, len(batch), 12), [recipe.dropout], torch.device("cpu"))
+            outputs = logits(parameters, rows[:, :, :-1], keep, recipe.dropout)
             targets = rows[:, :, 1:]
             loss = cross_entropy(outputs.flatten(0, 2), targets.flatten(), ignore_index=0)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(
-                list(parameters.values()), max_gradient_norm(config.gradient_clipping, epoch)
-            )
+            limit = max_gradient_norm(recipe.gradient_clipping, epoch)
+            torch.nn.utils.clip_grad_norm_(list(parameters.values()), limit)
             optimizer.step()
+            scheduler.step()
             targets_count = int((targets != 0).sum())
             total, count, step = total + loss.item() * targets_count, count + targets_count, step + 1
         train_losses.append(total / count)
@@ -94,7 +104,7 @@ def plain_loop(seed: int, config: TrainConfig, dropout: float) -> tuple[list[flo
 def test_training_equals_a_plain_loop(dropout: float) -> None:
     config = settings(seeds=[5], base_learning_rate=0.01)  # at twice the rate rounding grows tenfold an epoch
     trained = fit(SHAPE, dropout, config, DATA)
-    train_losses, val_losses, parameters = plain_loop(5, config, dropout)
+    train_losses, val_losses, parameters = plain_loop(5, config, recipe_of(config, dropout))
     assert [row.train_loss for row in trained.curves] == pytest.approx(train_losses, rel=1e-5)
     assert [row.val_loss for row in trained.curves] == pytest.approx(val_losses, rel=1e-5)
     assert trained.results[0].best_epoch == 3

@@ -41,7 +41,7 @@ def read_details(path: Path, stage: str) -> dict[str, Any]:
     details = plain.pop("details", None)
     remedy = write_again(stage)
     if not isinstance(details, list) or len(details) != 1 or not isinstance(details[0], dict):
-        raise problem(path, f"found {str(details)[:60]!r} as details, expected a list of one object", remedy)
+        raise problem(path, f"found {repr(details)[:60]} as details, expected a list of one object", remedy)
     figures: dict[str, Any] = details[0]
     for name, value in plain.items():
         if name not in figures or figures[name] != value:
