@@ -52,6 +52,21 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 2e-3) -> bool:
     return bool(difference <= tolerance * expected.double().norm() + 1e-6)
 
 
+def drawn_by_kernels(seeds: list[int], probabilities: list[float], step: int) -> Dropout:
+    return Dropout(
+        probabilities,
+        keys=dropout_keys(seeds, DEVICE),
+        steps=torch.full((len(seeds),), step, dtype=torch.int32, device=DEVICE),
+        thresholds=torch.tensor([threshold(p) for p in probabilities], dtype=torch.int32, device=DEVICE),
+        scales=torch.tensor([1 / (1 - p) for p in probabilities], device=DEVICE),
+    )
+
+
+def scaled(num_rows: int) -> Dropout:
+    """Dropouts whose scales differ from row to row."""
+    return drawn_by_kernels(list(range(num_rows)), [0.1 * row for row in range(num_rows)], 0)
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("variant", ["plain", "bias", "residual", "rows", "masked", "wide"])
 @pytest.mark.parametrize("lanes", [1, 2, 5])
@@ -68,7 +83,10 @@ def test_linear(kernels: Any, size: tuple[int, int, int, int], variant: str, lan
         tokens = torch.randint(0, 9, (num_seeds, batch, 4), device=DEVICE, dtype=torch.int32)[:, :, 2]
         options = {"rows": (random(num_seeds, 9, width), tokens), "relu": True}
     elif variant == "masked":
-        options = {"addend": random(num_seeds, batch, width), "positive": (random(num_seeds, batch, width), 1.25)}
+        options = {
+            "addend": random(num_seeds, batch, width),
+            "positive": (random(num_seeds, batch, width), scaled(num_seeds)),
+        }
     elif variant == "wide":
         options = {"addend": random(num_seeds, batch, width, dtype=torch.float32)}
     kind = torch.float32 if variant == "wide" else HALF
@@ -106,7 +124,12 @@ def test_linear_with_residual_connections_and_rows_that_are_not_needed(kernels: 
         if way == "forward":
             options: dict[str, Any] = {"relu": True, "residual": (below.to(kind), second)}
         else:
-            options = {"positive": (below.to(kind), 1.25), "unmasked": second, "sums": sums, "addend": addend.to(kind)}
+            options = {
+                "positive": (below.to(kind), scaled(num_seeds)),
+                "unmasked": second,
+                "sums": sums,
+                "addend": addend.to(kind),
+            }
         pieces.linear(x.to(kind), w.to(kind), out, **options, needed=needed, lanes=num_seeds)
         results.append([out, second, sums.sum(1)])
     height = kernels._for_lanes(kernels.TILES, num_seeds)[0]
@@ -197,16 +220,6 @@ def test_table_gradient(kernels: Any) -> None:
     rows = random(2, 5, 33, 64)
     tokens = torch.randint(0, 9, (2, 33, 5), device=DEVICE, dtype=torch.int32)
     assert close(kernels.table_gradient(rows, tokens, 9), plain.table_gradient(rows.float(), tokens, 9))
-
-
-def drawn_by_kernels(seeds: list[int], probabilities: list[float], step: int) -> Dropout:
-    return Dropout(
-        probabilities,
-        keys=dropout_keys(seeds, DEVICE),
-        steps=torch.full((len(seeds),), step, dtype=torch.int32, device=DEVICE),
-        thresholds=torch.tensor([threshold(p) for p in probabilities], dtype=torch.int32, device=DEVICE),
-        scales=torch.tensor([1 / (1 - p) for p in probabilities], device=DEVICE),
-    )
 
 
 def test_dropout_of_the_kernels(kernels: Any) -> None:

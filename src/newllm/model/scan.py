@@ -169,45 +169,57 @@ def _forward(
     active = [units(layer) for layer in range(num_layers)]  # what a layer computes
     hidden = [active[0], *map(units, range(1, num_layers))] if residual else active  # with what it is added to
     gates = table.new_empty(num_seeds, kept, batch, 3 * context_dim)
-    contexts = gamma.new_empty(num_seeds, kept + 1, batch, context_dim)
+    contexts = gamma.new_empty(num_seeds, length + 1 if keeps_all else 1, batch, context_dim)
     states = contexts if gamma.dtype == table.dtype else torch.empty_like(contexts, dtype=table.dtype)
     contexts[:, 0] = 0
     states[:, 0] = 0
 
     def lane(seeds: slice) -> None:
+        # what does not depend on the position is looked up before the loop, which a capture runs through on the host
+        shared: Any = {"lanes": num_seeds}
+        own = dropout.of(seeds) if dropout else None
+        matrices = [weight[seeds].mT for weight in weights]
+        addends = [bias[seeds] for bias in biases]
+        ids, rows = tokens[seeds].unbind(2), table[seeds]
+        outputs, sums = ([_positions(h[seeds], length) for h in hs] for hs in (active, hidden))
+        gate, context, state = (_positions(x[seeds], length) for x in (gates, contexts, states))
+        gain, shift = gamma[seeds], beta[seeds]
         for t in range(length):
-            now, then = (t, t + 1) if keeps_all else (0, 0)
-            outputs, sums = ([h[seeds, t if h.shape[1] == length else 0] for h in hs] for hs in (active, hidden))
-            draws = [(dropout.of(seeds), layer * length + t) if dropout else None for layer in range(num_layers)]
-            state, rows = states[seeds, now], (table[seeds], tokens[seeds, :, t])
             count = needed[t] if needed else None
-            shared: Any = {"needed": count, "lanes": num_seeds}
-            pieces.linear(state, weights[0][seeds].mT, outputs[0], rows=rows, relu=True, dropout=draws[0], **shared)
+            draws = [(own, layer * length + t) if own else None for layer in range(num_layers)]
+            pieces.linear(
+                state[t],
+                matrices[0],
+                outputs[0][t],
+                rows=(rows, ids[t]),
+                relu=True,
+                dropout=draws[0],
+                needed=count,
+                **shared,
+            )
             for layer in range(1, num_layers):
                 pieces.linear(
-                    sums[layer - 1],
-                    weights[layer][seeds].mT,
-                    outputs[layer],
-                    addend=biases[layer - 1][seeds],
+                    sums[layer - 1][t],
+                    matrices[layer],
+                    outputs[layer][t],
+                    addend=addends[layer - 1],
                     relu=True,
                     dropout=draws[layer],
-                    residual=(sums[layer - 1], sums[layer]) if residual else None,
+                    residual=(sums[layer - 1][t], sums[layer][t]) if residual else None,
+                    needed=count,
                     **shared,
                 )
-            weight, bias = weights[-1][seeds], biases[-1][seeds]
-            pieces.linear(sums[-1], weight.mT, gates[seeds, now], addend=bias, **shared)
-            pieces.gates_forward(
-                gates[seeds, now],
-                contexts[seeds, now],
-                gamma[seeds],
-                beta[seeds],
-                contexts[seeds, then],
-                states[seeds, then],
-                count,
-            )
+            pieces.linear(sums[-1][t], matrices[-1], gate[t], addend=addends[-1], needed=count, **shared)
+            pieces.gates_forward(gate[t], context[t], gain, shift, context[t + 1], state[t + 1], count)
 
     pieces.in_lanes(num_seeds, lane)
     return hidden[-1], [gates, contexts, states, *active, *(hidden[1:] if residual else [])]
+
+
+def _positions(kept: Tensor, length: int) -> Sequence[Tensor]:
+    """The positions of a tensor [S, T, ...]; a single one stands for all of `length` and for what follows the last."""
+    views = kept.unbind(1)
+    return views if len(views) > 1 else views * (length + 1)
 
 
 class _Scan(torch.autograd.Function):
@@ -256,39 +268,37 @@ class _Scan(torch.autograd.Function):
         sums = [pieces.linear_sums(batch, h.shape[-1], gamma) for h in active[1:]]  # the first bias is in the table
 
         def lane(seeds: slice) -> None:
+            shared: Any = {"lanes": num_seeds}
             dropout = ctx.dropout.of(seeds) if ctx.dropout else None
             of_one, of_above = [None if d is None else d[seeds] for d in d_hidden]
+            matrices = [weight[seeds] for weight in weights]
+            units, d_units = ([h[seeds].unbind(1) for h in hs] for hs in (active, d_pre))
+            gate, context, d_gate, d_output_units = (x[seeds].unbind(1) for x in (gates, contexts, d_gates, d_last))
+            d_state, carried, own_gate_sums = d_context[seeds], carry[seeds], gate_sums[seeds]
+            own_sums = [None, *(s[seeds] for s in sums)]
+            gain, shift = gamma[seeds], beta[seeds]
             for t in reversed(range(length)):
                 count = ctx.needed[t] if ctx.needed else None
-                shared: Any = {"needed": count, "lanes": num_seeds}
                 pieces.gates_backward(
-                    d_context[seeds],
-                    gates[seeds, t],
-                    contexts[seeds, t],
-                    gamma[seeds],
-                    beta[seeds],
-                    d_gates[seeds, t],
-                    carry[seeds],
-                    gate_sums[seeds],
-                    count,
+                    d_state, gate[t], context[t], gain, shift, d_gate[t], carried, own_gate_sums, count
                 )
-                d_output = d_gates[seeds, t]
+                d_output = d_gate[t]
                 for layer in reversed(range(num_layers)):
                     pieces.linear(
                         d_output,
-                        weights[layer + 1][seeds],
-                        d_pre[layer][seeds, t],
-                        addend=d_last[seeds, t] if layer == num_layers - 1 else of_above,
+                        matrices[layer + 1],
+                        d_units[layer][t],
+                        addend=d_output_units[t] if layer == num_layers - 1 else of_above,
                         # relu and dropout share one mask: a unit is positive where it was both active and kept
-                        positive=(active[layer][seeds, t], dropout),
-                        sums=sums[layer - 1][seeds] if layer else None,
+                        positive=(units[layer][t], dropout),
+                        sums=own_sums[layer],
                         unmasked=of_one if layer else None,
+                        needed=count,
                         **shared,
                     )
                     of_one, of_above = of_above, of_one
-                    d_output = d_pre[layer][seeds, t]
-                weight = weights[0][seeds]
-                pieces.linear(d_output, weight, d_context[seeds], addend=carry[seeds], **shared)
+                    d_output = d_units[layer][t]
+                pieces.linear(d_output, matrices[0], d_state, addend=carried, needed=count, **shared)
 
         pieces.in_lanes(num_seeds, lane)
         d_gamma, d_beta, *d_gate_biases = gate_sums.sum(1).unbind(1)
