@@ -11,7 +11,7 @@ FOLDERS = ("src", "stages", "benchmarks", "ablations", "demo")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 UNPICKLING = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 NETWORK = {"socket", "ssl", "http", "urllib", "requests", "httpx", "aiohttp", "ftplib", "datasets", "huggingface_hub"}
-MAY_USE_NETWORK = ROOT / "src" / "newllm" / "data" / "sources.py"
+MAY_USE_NETWORK = ROOT / "src" / "newllm" / "corpus" / "hub.py"
 
 
 def imported(tree: ast.AST) -> Iterator[str]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from newllm.config import DataConfig
-from newllm.corpus.sources import Source, folder_sources, hub_sources
+from newllm.corpus.hub import hub_sources
+from newllm.corpus.sources import Source, folder_sources
 from newllm.corpus.synthetic import synthetic_rows
 from newllm.data.text import SPLITS
 from newllm.errors import UserError
@@ -64,8 +65,8 @@ def fetch_corpus(config: DataConfig, environment: Mapping[str, str], folder: Pat
     verified against `PINS`; `folder` reads `config.folder`; `synthetic` generates.
 
     Raises:
-        UserError: no connection to the hub; a file missing, unreadable or not UTF-8; a split that is empty or not
-            what is pinned.
+        UserError: the hub does not answer as it should; a file missing, unreadable or not UTF-8; a split that is empty
+            or not what is pinned.
     """
     sources = _sources(config, environment)
     summaries = []

@@ -1,27 +1,16 @@
-"""Where a corpus can come from besides the generator: a folder of text or parquet files, or the Hugging Face hub.
+"""The corpus from a folder of text or parquet files.
 
-Each source yields its rows one at a time, as they are; `newllm.corpus.corpus` makes them canonical.
+A source, be it this one, the hub or the generator, yields its rows one at a time, as they are; `newllm.corpus.corpus`
+makes them canonical.
 """
 
-import errno
-import os
 import re
-import socket
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
 
-from newllm.config import DataConfig
 from newllm.data.text import SPLITS, decode_row, read_rows
 from newllm.errors import UserError
-
-HUB_TIMEOUT_SECONDS = 10
-_DISK_ERRORS = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EFBIG, errno.EIO}
-# By name, because which HTTP library raises them differs between versions of the hub client.
-_CONNECTION_ERRORS = {"ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "RemoteProtocolError", "ProxyError"}
 
 
 @dataclass(frozen=True)
@@ -103,73 +92,3 @@ def _parquet_batches(path: Path) -> Iterator[list[bytes | None]]:
         for batch in file.iter_batches(batch_size=1024, columns=["text"]):
             # As bytes: a row that is not UTF-8 then gets the same error as in a text file.
             yield batch.column(0).cast(pa.large_binary()).to_pylist()
-
-
-def hub_sources(config: DataConfig, environment: Mapping[str, str]) -> dict[str, Source]:
-    """Loads the dataset through Hugging Face `datasets`, which keeps it in its own cache.
-
-    `config.repository` may also be a local folder in the hub's layout. Sets the HF_HUB_* variables that silence the
-    client, and HF_HUB_OFFLINE if the hub cannot be reached: a cached copy then still loads.
-
-    Raises:
-        UserError: no connection to the hub, or it has no such repository, revision, configuration, split or column.
-    """
-    where = f"{config.repository} ({config.config}, revision {config.revision[:8]})"
-    dataset = _load_from_hub(config, environment)
-    missing = [split for split in SPLITS if split not in dataset or "text" not in dataset[split].column_names]
-    if missing:
-        raise UserError(f"{where}: no split {missing[0]} with a column text; correct data.repository or data.config")
-    return {split: Source(f"Hugging Face datasets {where}", _dataset_rows(dataset[split], where)) for split in SPLITS}
-
-
-def _load_from_hub(config: DataConfig, environment: Mapping[str, str]) -> Any:
-    if not Path(config.repository).is_dir():
-        _go_offline_if_unreachable(environment.get("HF_ENDPOINT") or "https://huggingface.co")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    import datasets  # noqa: PLC0415 (slow to import, and reads the environment when it is imported)
-
-    datasets.disable_progress_bars()
-    datasets.logging.set_verbosity_error()
-    try:
-        return datasets.load_dataset(config.repository, config.config, revision=config.revision)
-    except Exception as error:
-        _raise_hub_error(error, config)
-
-
-def _go_offline_if_unreachable(endpoint: str) -> None:
-    """Spares the hub client its minute of retries where there is no network."""
-    try:
-        request = urllib.request.Request(endpoint, method="HEAD")  # noqa: S310 (the user's own setting)
-        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()  # noqa: S310
-    except urllib.error.HTTPError:
-        return  # an answer of any kind is a connection
-    except ValueError as error:
-        raise UserError(f"environment variable HF_ENDPOINT: found {endpoint!r}, expected a URL ({error})") from None
-    except OSError as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        # Anything else, such as a certificate that Python does not know, is for the hub client to judge.
-        if isinstance(reason, ConnectionError | TimeoutError | socket.gaierror) or "unreachable" in str(reason):
-            os.environ["HF_HUB_OFFLINE"] = "1"
-
-
-def _raise_hub_error(error: Exception, config: DataConfig) -> NoReturn:
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        raise error
-    wanted = f"data.repository {config.repository}, data.config {config.config}, data.revision {config.revision}"
-    local = "set the environment variable WIKITEXT2_DIR to a folder that holds the corpus as text or parquet files"
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, ConnectionError | TimeoutError) or type(chain).__name__ in _CONNECTION_ERRORS:
-            raise UserError(f"no connection to the Hugging Face hub for {wanted}; connect, or {local}") from None
-        chain = chain.__cause__ or chain.__context__
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise UserError(f"cannot load {wanted}: {reason}; correct the parameter, or {local}") from None
-
-
-def _dataset_rows(split: Any, where: str) -> Iterator[str]:
-    for batch in split.select_columns("text").iter(batch_size=1024):
-        for row in batch["text"]:
-            if not isinstance(row, str):
-                raise UserError(f"{where}: found a row of type {type(row).__name__}, expected text")
-            yield row
