@@ -23,6 +23,7 @@ import torch
 
 from benchmarks import cases
 from newllm.files import write_json
+from newllm.runtime.console import keep_output_from_failing
 from newllm.runtime.device import DTYPES, describe
 from newllm.runtime.provenance import git_state
 
@@ -264,4 +265,5 @@ def shown(value: float | str | None) -> str:
 
 
 if __name__ == "__main__":
+    keep_output_from_failing()
     main()

@@ -12,10 +12,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 from newllm.errors import UserError
+from newllm.runtime.console import keep_output_from_failing
 
-if sys.argv[0] == "-m":  # run as a stage: a signal ends it quietly, during the slow imports too, and what it began to
-    for number in (signal.SIGINT, signal.SIGTERM):  # write is removed as after any error
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+if sys.argv[0] == "-m":  # run as a stage, from the slow imports on
+    keep_output_from_failing()
+    for number in (signal.SIGINT, signal.SIGTERM):  # ends it quietly; what it began to write is removed as after any
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # error
 
 
 def run(stage: Callable[[], None]) -> None:

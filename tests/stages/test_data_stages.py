@@ -164,6 +164,25 @@ def test_checksums_are_those_of_sha256sum(project: Path) -> None:
     assert "data/vocabulary.json.sha256: no such file; run `dvc repro build_vocabulary`" in fails(project, "tokenize")
 
 
+def test_what_a_stage_says_does_not_change_how_it_ends(project: Path) -> None:
+    """Its words may have letters that its output has not, or nowhere to go."""
+    corpus = project / "corpus"
+    corpus.mkdir()
+    for split in ("train", "validation", "test"):
+        (corpus / f"{split}.txt").write_text("二 三 四 五 六 七\n" * 100, encoding="utf-8")
+    change(project, {"source": "folder", "folder": str(corpus), "vocabulary_size": "5", "min_words": "1"})
+    stage(project, "download")
+    said = stage(project, "build_vocabulary").stdout
+    written = contents(project)
+    (project / "data" / "vocabulary.json").unlink()
+    ended = stage(project, "build_vocabulary", {"PYTHONIOENCODING": "ascii"})
+    assert (ended.returncode, ended.stdout) == (0, said.encode("ascii", "backslashreplace").decode())
+    assert contents(project) == written
+    (project / "data" / "vocabulary.json").unlink()
+    assert stage(project, "build_vocabulary", before=lambda: os.closerange(0, 3)).returncode == 0
+    assert contents(project) == written
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_a_full_disk_leaves_earlier_outputs(project: Path, name: str) -> None:
     """A limit on the size of a file fails a write as a full disk does."""

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from newllm.errors import UserError
 from newllm.files import read_json, write_json
+from newllm.runtime.console import keep_output_from_failing
 from newllm.runtime.provenance import code_hash, digest
 
 FOLDER_VARIABLE = "NEWLLM_STATES"
@@ -330,4 +331,5 @@ def _described(folder: Path) -> str:
 
 
 if __name__ == "__main__":
+    keep_output_from_failing()
     main()
