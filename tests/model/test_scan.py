@@ -1,11 +1,18 @@
 """The fast computation (scan and head) equals the definition: values, and gradients by autograd, in float64."""
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
-from newllm.model import plain
+from newllm.model import plain, scan
 from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
 from newllm.model.gradients import losses_and_gradients
 from newllm.model.head import cross_entropy
@@ -206,3 +213,94 @@ def test_dropout_rate(probability: float) -> None:
     (mask,) = dropout_masks([5], [0], (1, 100, 100, 100), [probability], torch.device("cpu"))
     dropped = 1 - mask.double().mean().item()
     assert abs(dropped - probability) <= 5 * (probability * (1 - probability) / 1e6) ** 0.5 + 2**-15
+
+
+def missing_compiler(device: torch.device) -> None:
+    raise RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+
+
+def missing_headers(device: torch.device) -> None:
+    """As gcc says it, to the descriptor."""
+    os.write(2, b"main.c:3:10: note: wait for it\nmain.c:3:10: fatal error: Python.h: No such file or directory\n")
+    raise subprocess.CalledProcessError(1, ["gcc", "main.c"])
+
+
+def folder_without_programs(device: torch.device) -> None:
+    raise ImportError("launcher.so: failed to map segment from shared object\nmore")
+
+
+def works(device: torch.device) -> None:
+    os.write(2, b"warning: nobody needs to see this error\n")
+
+
+@pytest.mark.parametrize(
+    ("capability", "triton", "launch", "words"),
+    [
+        ((7, 5), True, works, r"compute capability is 7\.5, and the kernels need 8\.0"),
+        ((9, 0), False, works, "Triton is not installed"),
+        ((9, 0), True, missing_compiler, r"\(RuntimeError: Failed to find C compiler.*\)\. It needs a C compiler"),
+        ((9, 0), True, missing_headers, r"\(main.c:3:10: fatal error: Python.h: .*\)\. It needs .* python3-dev"),
+        ((9, 0), True, folder_without_programs, r"\(ImportError: launcher.so: failed to map.*\)\..*TRITON_CACHE_DIR"),
+    ],
+)
+def test_a_gpu_that_cannot_run_the_kernels_is_told_why(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    capability: tuple[int, int],
+    triton: bool,
+    launch: Callable[[torch.device], None],
+    words: str,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(scan, "has_triton", lambda: triton)
+    monkeypatch.setitem(sys.modules, "newllm.model.trial", SimpleNamespace(launch=launch))
+    with pytest.warns(UserWarning, match=words) as warned:
+        assert not scan.can_run_kernels.__wrapped__(torch.device("cuda"))
+    assert len(warned) == 1
+    assert "\n" not in str(warned[0].message)
+    assert capfd.readouterr() == ("", ""), "what the compiler says is in the warning, and nowhere else"
+
+
+def test_a_gpu_that_can_run_the_kernels(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    monkeypatch.setattr(scan, "has_triton", lambda: True)
+    monkeypatch.setitem(sys.modules, "newllm.model.trial", SimpleNamespace(launch=works))
+    assert scan.can_run_kernels.__wrapped__(torch.device("cuda"))
+    assert capfd.readouterr() == ("", "")
+    os.write(2, b"after")
+    assert capfd.readouterr().err == "after"
+
+
+def test_too_little_memory_is_no_fault_of_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(device: torch.device) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    monkeypatch.setattr(scan, "has_triton", lambda: True)
+    monkeypatch.setitem(sys.modules, "newllm.model.trial", SimpleNamespace(launch=full))
+    with pytest.raises(torch.OutOfMemoryError):
+        scan.can_run_kernels.__wrapped__(torch.device("cuda"))
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("compiler", [True, False])
+def test_without_a_compiler_a_gpu_runs_the_plain_operations(tmp_path: Path, compiler: bool) -> None:
+    """In a process of its own, because a compiled launcher stays loaded."""
+    program = """
+import torch
+from newllm.model import plain, scan
+from newllm.model.scan import has_triton_for, pieces_for
+half = torch.zeros(1, device="cuda", dtype=torch.float16)
+print(has_triton_for(half.float()), pieces_for(half) is plain)
+"""
+    variables = {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path(scan.__file__).parents[2])}
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | variables | ({} if compiler else {"CC": str(tmp_path / "missing")}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.stdout.split() == [str(compiler), str(not compiler)], ended.stderr
+    assert ("training by plain torch operations" in ended.stderr) == (not compiler)

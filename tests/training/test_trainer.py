@@ -1,6 +1,7 @@
 """The trainer against a plain loop of the definition with torch's own optimiser, and its promises about seeds."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,7 +11,6 @@ from torch.nn.functional import cross_entropy
 
 from newllm.config import TrainConfig
 from newllm.errors import UserError
-from newllm.model import scan
 from newllm.model.definition import ModelShape, initial_parameters, logits
 from newllm.model.streams import dropout_masks, random_stream
 from newllm.runtime.device import choose_device, full_study_seconds
@@ -253,6 +253,38 @@ def test_fp16_without_a_gpu_says_what_to_set_and_how_long() -> None:
     assert full_study_seconds() > 3600
 
 
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("The NVIDIA driver on your system is too old (found version 11040). Please update", RuntimeError),
+        ("Torch not compiled with CUDA enabled", AssertionError),
+    ],
+)
+def test_why_torch_uses_no_gpu_is_said_in_its_words(
+    monkeypatch: pytest.MonkeyPatch, words: str, error: type[Exception]
+) -> None:
+    def fails() -> None:
+        raise error(words)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "init", fails)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    with pytest.raises(UserError, match=re.escape(f"torch cannot use one: {words} (CUDA_VISIBLE_DEVICES is '7')")):
+        choose_device("fp16")
+    assert choose_device("bf16") == torch.device("cpu")
+
+
+def test_a_gpu_that_torch_cannot_use_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, device: torch.device) -> None:
+        assert device.type == "cuda"
+        raise RuntimeError("CUDA error: no kernel image is available\nCUDA kernel errors might be reported later\nmore")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", fails)
+    with pytest.raises(UserError, match=r"cannot use the GPU: CUDA error: no kernel image is available\. If others"):
+        choose_device("fp32")
+
+
 @pytest.mark.cuda
 @pytest.mark.usefixtures("modest_scale")
 @pytest.mark.parametrize("precision", ["fp16", "bf16", "fp32"])
@@ -381,25 +413,6 @@ def test_a_gpu_of_24_gb_trains_five_seeds_of_the_deepest_model_at_once(
     trained = fit(shape, 0.1, config, (on_gpu, on_gpu))
     assert "need more memory" not in capsys.readouterr().out
     assert [result.epochs_run for result in trained.results] == [1] * 5
-
-
-@pytest.mark.parametrize(
-    ("capability", "triton", "words"),
-    [
-        ((7, 5), True, r"compute capability is 7\.5, and the kernels need 8\.0"),
-        ((9, 0), False, "Triton is not installed"),
-    ],
-)
-def test_a_gpu_without_the_kernels_warns(
-    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], triton: bool, words: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    monkeypatch.setattr(scan, "has_triton", lambda: triton)
-    with pytest.warns(UserWarning, match=words):
-        assert not scan.can_run_kernels.__wrapped__(torch.device("cuda"))
-    monkeypatch.setattr(scan, "has_triton", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
-    assert scan.can_run_kernels.__wrapped__(torch.device("cuda"))
 
 
 def test_frozen_entries_keep_their_bits_and_the_others_learn() -> None:

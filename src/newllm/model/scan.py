@@ -13,6 +13,7 @@ CUDA each seed's recurrence is a lane, a stream of its own: one seed's small ker
 
 import importlib.util
 import os
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -46,10 +47,42 @@ def can_run_kernels(device: torch.device) -> bool:
             f"the GPU's compute capability is {major}.{minor}, and the kernels need "
             f"{'.'.join(map(str, KERNEL_CAPABILITY))}"
         )
+    elif failure := _failure_of_triton(device):
+        obstacle = (
+            f"Triton cannot compile and launch them here ({failure}). It needs a C compiler (gcc or clang, or what CC "
+            "names), the headers of this Python (of the package python3-dev or the like) and a folder to write to and "
+            "load programs from (TRITON_CACHE_DIR, else .triton in the home folder)"
+        )
     else:
         return True
     warnings.warn(f"training by plain torch operations, several times slower than by kernels: {obstacle}", stacklevel=2)
     return False
+
+
+def _failure_of_triton(device: torch.device) -> str | None:
+    """Why Triton cannot compile and launch a kernel on a GPU, on one line; None if it can.
+
+    Nothing but a try tells: the compiler, what it includes and links, the cache and the driver all have a say. What an
+    earlier run has left in Triton's cache is used and not compiled again.
+    """
+    with tempfile.TemporaryFile() as said:
+        standard_error = os.dup(2)
+        os.dup2(said.fileno(), 2)  # the compiler says there what it lacks
+        try:
+            from newllm.model import trial  # noqa: PLC0415 (imports Triton)
+
+            trial.launch(device)
+            return None
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            failure = f"{type(error).__name__}: {error}".splitlines()[0]
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+        said.seek(0)
+        lines = said.read().decode(errors="replace").splitlines()
+    return next((line for line in lines if "error" in line or "cannot find" in line), failure)[:300]
 
 
 def has_triton_for(tensor: Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Where to train, and in which precision."""
 
 import gc
+import os
 import time
 
 import torch
@@ -20,19 +21,45 @@ def choose_device(precision: Precision) -> torch.device:
     """The GPU if there is one, else the CPU.
 
     Raises:
-        UserError: precision is fp16 and there is no GPU.
+        UserError: precision is fp16 and there is no GPU, or there is one that torch cannot use.
     """
     if torch.cuda.is_available():
-        return torch.device("cuda")
+        device = torch.device("cuda")
+        try:
+            torch.ones(1, device=device).item()
+        except RuntimeError as error:
+            raise UserError(
+                f"torch cannot use the GPU: {_one_line(error)}. If others use it, wait, or choose another one by the "
+                "environment variable CUDA_VISIBLE_DEVICES; else install a driver and a torch that go with it, see "
+                "README, or train on the CPU: CUDA_VISIBLE_DEVICES= and train.precision fp32 or bf16"
+            ) from None
+        return device
     if precision == "fp16":
         days = full_study_seconds() / 86_400
         raise UserError(
-            "train.precision is fp16, which needs an NVIDIA GPU, and torch finds none. Set train.precision to fp32 "
+            f"train.precision is fp16, which needs an NVIDIA GPU, and torch cannot use one: {_why_no_gpu()}. If there "
+            "is one, see README for the driver that it needs. Otherwise set train.precision to fp32 "
             "or bf16, for instance with `dvc exp run -S train.precision=fp32`; but mind that the full study "
             f"(8 depths, 5 seeds, 150 epochs) would take about {days:,.0f} days on this CPU at the speed of fp32 "
             "products just measured, so lower train.epochs and train.seeds too, or use a GPU."
         )
     return torch.device("cpu")
+
+
+def _why_no_gpu() -> str:
+    """In torch's own words: a driver that is missing or too old, a torch without CUDA, no GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hint = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return _one_line(error) + hint
+    return f"it finds none{hint}"
+
+
+def _one_line(error: Exception) -> str:
+    """What an error says, without torch's advice to those who debug kernels."""
+    return " ".join(str(error).split("\nCUDA kernel errors might be")[0].split()).removesuffix(".")
 
 
 def full_study_seconds() -> float:
