@@ -21,7 +21,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     folder) is replaced only at the very end. The file is flushed to the disk before it is renamed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    # Network file systems keep a removed file that is open, and with it the folder: no reason to lose what is written.
+    with tempfile.TemporaryDirectory("", f".{path.name}.", path.parent, ignore_cleanup_errors=True) as folder:
         beside = Path(folder) / path.name
         yield beside
         if beside.is_dir():

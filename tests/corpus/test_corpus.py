@@ -67,6 +67,13 @@ def test_text_parquet_and_datasets_give_the_same_bytes(
         assert route.split(maxsplit=1)[0] in summaries[0].route or route == "folder"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_word(make_config: Any, text_folder: Path, tmp_path: Path) -> None:
+    config = make_config(source="folder", folder=str(text_folder))
+    (text_folder / "train.txt").write_bytes("\ufeff the \ufeffcat\n\ufeffsat\n".encode())
+    fetch_corpus(config, {}, tmp_path / "raw")
+    assert (tmp_path / "raw" / "train.txt").read_text(encoding="utf-8") == "the \ufeffcat\n\ufeffsat\n"
+
+
 def test_summary_counts_what_was_written(make_config: Any, text_folder: Path, tmp_path: Path) -> None:
     summary = fetch_corpus(make_config(source="folder", folder=str(text_folder)), {}, tmp_path / "raw")[0]
     data = (tmp_path / "raw" / "train.txt").read_bytes()

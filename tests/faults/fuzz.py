@@ -245,6 +245,8 @@ def prescribed(
             decoded = [line.decode() for line in (lines[:-1] if lines[-1] == b"" else lines)]
         except UnicodeDecodeError:
             return "not valid UTF-8"
+        if decoded and decoded[0][:1] == "\ufeff":  # a byte order mark
+            decoded[0] = decoded[0][1:]
         stripped = [without_space_around(line) for line in decoded]
         if not any(stripped):
             return "empty"

@@ -58,27 +58,20 @@ class _Failures:
         self.last: httpx.Response | httpx.TransportError | None = None
         self._since: float | None = None
 
-    def check_patience(self, wait: float = 0.0) -> None:
-        """Raises _GaveUp if in `wait` seconds there will have been nothing but failures for too long."""
-        if self._since is not None and time.monotonic() + wait - self._since > PATIENCE_SECONDS:
+    def add(self, failure: httpx.Response | httpx.TransportError, wait: float = 0.0) -> None:
+        """Raises _GaveUp if `wait` seconds from now there will have been nothing but failures for too long."""
+        now = time.monotonic()
+        self.last, self._since = failure, self._since or now
+        if now + wait - self._since > PATIENCE_SECONDS:
             raise _GaveUp
 
-    def add_error(self, error: httpx.TransportError) -> None:
-        """The exchange broke."""
-        self.last = error
-        self._since = self._since or time.monotonic()
-
-    def add_answer(self, response: httpx.Response) -> None:
-        """An answer came; raises _GaveUp if it asks for a longer wait than there is patience."""
+    def judge(self, response: httpx.Response) -> None:
+        """An answer came, be it a failure or not."""
         status = response.status_code
         if status < 400 and not self._is_foreign(response):
             self.last = self._since = None
-        elif status < 400:
-            self.last = response
         elif status != 404:  # `datasets` asks for files that a repository need not have
-            self.last = response
-            self._since = self._since or time.monotonic()
-            self.check_patience(_seconds_to_wait(response) or 0)
+            self.add(response, _seconds_to_wait(response) or 0)
 
     def _is_foreign(self, response: httpx.Response) -> bool:
         """Whether some other server, such as the login page of a network, answered in the hub's place."""
@@ -101,14 +94,13 @@ class _Client(httpx.Client):
 
         if is_offline_mode():
             raise errors.OfflineModeIsEnabled
-        self._failures.check_patience()
         request.extensions["timeout"] = httpx.Timeout(TIMEOUT_SECONDS).as_dict()  # the hub's own may be none at all
         try:
             response = super().send(request, **options)
         except httpx.TransportError as error:
-            self._failures.add_error(error)
+            self._failures.add(error)
             raise
-        self._failures.add_answer(response)
+        self._failures.judge(response)
         return response
 
 
@@ -155,7 +147,7 @@ def _go_offline_if_unreachable(failures: _Failures) -> None:
         with httpx.Client(timeout=TIMEOUT_SECONDS) as client:
             client.head(failures.endpoint)  # an answer of any kind is a connection
     except httpx.TransportError as error:
-        failures.add_error(error)
+        failures.add(error)
         os.environ["HF_HUB_OFFLINE"] = "1"
     except (ValueError, ImportError, OSError, httpx.HTTPError) as error:
         raise UserError(
@@ -169,12 +161,12 @@ def _raise(error: Exception, config: DataConfig, failures: _Failures, switch: st
     import pyarrow as pa  # noqa: PLC0415
 
     chain = _chain(error)
+    failure = next((one for one in chain if isinstance(one, httpx.TransportError)), failures.last)
     for one in chain:
-        if isinstance(one, OSError) and one.errno in _DISK_ERRORS:
+        if isinstance(one, OSError) and (one.errno in _DISK_ERRORS or (one.errno and not failure)):
             raise one from None
     reason = next((line for one in reversed(chain) if (line := str(one).strip())), type(error).__name__).splitlines()[0]
     wanted = f"data.repository {config.repository}, data.config {config.config}, data.revision {config.revision}"
-    failure = next((one for one in chain if isinstance(one, httpx.TransportError)), failures.last)
     place = f" from {failures.endpoint}"
     if Path(config.repository).is_dir():
         place, what, remedy = "", reason, "correct the parameter or the files"
@@ -187,9 +179,17 @@ def _raise(error: Exception, config: DataConfig, failures: _Failures, switch: st
         what, remedy = _of_broken_exchange(failure, failures.endpoint)
     elif isinstance(chain[-1], pa.ArrowException):
         what, remedy = reason, "remove its copy from the cache (HF_HOME, else ~/.cache/huggingface) and run again"
-    else:
+    elif _is_not_there(error):
         what, remedy = reason, "correct the parameter"
+    else:
+        what, remedy = reason, "correct what this names and run again"
     raise UserError(f"cannot load {wanted}{place}: {what}; {remedy}, or {_LOCAL}") from None
+
+
+def _is_not_there(error: Exception) -> bool:
+    """Whether `datasets` says that the hub has no such repository, revision or configuration, or that no name is so."""
+    is_bad_name = type(error).__name__ == "HFValidationError"
+    return isinstance(error, FileNotFoundError) or is_bad_name or str(error).startswith("BuilderConfig")
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -7,6 +7,7 @@ makes them canonical.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from newllm.data.text import SPLITS, decode_row, read_rows
@@ -38,7 +39,7 @@ def folder_sources(folder: Path, configuration: str, named_by: str) -> dict[str,
 def _folder_source(folder: Path, configuration: str, split: str, named_by: str) -> Source:
     text = folder / f"{split}.txt"
     if text.is_file():
-        return Source(f"text {text}", read_rows(text, f"{named_by} names this folder"))
+        return Source(f"text {text}", _without_mark(read_rows(text, f"{named_by} names this folder")))
     for place in (folder / configuration, folder):
         shards = _shards(place, split)
         if shards:
@@ -48,6 +49,12 @@ def _folder_source(folder: Path, configuration: str, split: str, named_by: str) 
         f"{folder}: split {split} is missing; {named_by} must name a folder that holds {split}.txt (one row a line), "
         f"or {split}-00000-of-00001.parquet directly or below {configuration}/"
     )
+
+
+def _without_mark(rows: Iterator[str]) -> Iterator[str]:
+    """The rows without the byte order mark that some editors put first; it would be part of the first word."""
+    yield from (row.removeprefix("\ufeff") for row in islice(rows, 1))
+    yield from rows
 
 
 def _shards(folder: Path, split: str) -> list[Path]:
