@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from newllm.corpus import corpus
 from newllm.corpus.corpus import Pin, SplitSummary, fetch_corpus
-from newllm.data import corpus
 from newllm.data.text import SPLITS
 from newllm.errors import UserError
 
