@@ -1,6 +1,7 @@
 """Losses and gradients of a stack of seeds on one batch: the whole of what training computes of the model."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,22 @@ def losses_and_gradients(
     losses, _, head = cross_entropy(leaves, hidden, windows[:, :, 1:], ignored, scale)
     assert head is not None  # noqa: S101 (a scale was given)
     names = [name for name in leaves if not name.startswith("output.")]
-    values = torch.autograd.grad(hidden, [leaves[name] for name in names], grad_outputs=head[0])
+    values = torch.autograd.grad(_Loss.apply(hidden, head[0]), [leaves[name] for name in names])
     gradients = dict(zip(names, values, strict=True))
     return losses, gradients | {"output.weight": head[1], "output.bias": head[2]}
+
+
+class _Loss(torch.autograd.Function):
+    """Stands for a loss whose gradient with respect to its argument is known.
+
+    `torch.autograd.grad` would take it as `grad_outputs`, but then imports SymPy, which takes up to two seconds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, argument: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return argument.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, None]:
+        return ctx.saved_tensors[0], None
