@@ -7,7 +7,6 @@ Of each, the depths are taken that were trained with its parameters.
 import argparse
 import json
 import shlex
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from newllm.analysis.results import DepthResult, flatten, load_results
 from newllm.config import load_config
 from newllm.errors import UserError
 from newllm.files import write_json
+from newllm.runtime.git import git
 
 RESULTS = Path("ablations/results.json")
 ROUNDING = 5e-4
@@ -124,7 +124,7 @@ def _trained(commit: str, parameters: Mapping[str, Any]) -> list[int]:
     Runs that say nothing of their parameters count: what is wrong with them is said where they are read.
     """
     used = {name: value for name, value in parameters.items() if name.startswith(("model.", "train."))}
-    listing = (_git("ls-tree", "--name-only", commit, "metrics/runs/") or "").split()
+    listing = git(Path(), "ls-tree", "--name-only", commit, "metrics/runs/").split()
     recorded = {int(Path(path).stem): _recorded(_show(commit, path)) for path in listing if Path(path).stem.isdecimal()}
     return sorted(depth for depth, found in recorded.items() if found is None or not differing(used, found))
 
@@ -151,11 +151,8 @@ def _results(commit: str, revision: str, depths: Sequence[int], folder: Path) ->
 def _diagnosis(commit: str, result: DepthResult, folder: Path) -> Diagnosis | None:
     """None if the commit's diagnostics are missing, damaged, or those of the study's weights."""
     path = f"metrics/diagnostics/{result.num_layers}.json"
-    text = _git("show", f"{commit}:{path}")
-    if text is None:
-        return None
-    _put(folder / path, text)
     try:
+        _put(folder / path, _show(commit, path))
         (diagnosis,) = load_diagnoses([result], folder / "metrics/diagnostics")
     except UserError:
         return None
@@ -185,30 +182,21 @@ def _depth(result: DepthResult, diagnosis: Diagnosis | None) -> AblationDepth:
 
 def _resolve(revision: str) -> str:
     """The commit's hexadecimal name; a DVC experiment's reference is refs/exps/<two levels of its base>/<name>."""
-    references = (_git("for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{revision}") or "").split()
-    commit = _git("rev-parse", "--verify", "--quiet", f"{references[0] if references else revision}^{{commit}}")
-    if commit is None or len(references) > 1:
-        what = f"{len(references)} experiments of this name" if references else "no such commit or experiment"
-        raise UserError(f"revision {revision}: {what}; `dvc exp show --all-commits` lists them, a commit is always one")
-    return commit.strip()
+    references = git(Path(), "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{revision}").split()
+    remedy = "`dvc exp show --all-commits` lists them, a commit is always one"
+    if len(references) > 1:
+        raise UserError(f"revision {revision}: {len(references)} experiments of this name; {remedy}")
+    try:
+        return git(Path(), "rev-parse", "--verify", f"{(references or [revision])[0]}^{{commit}}")
+    except UserError as error:
+        raise UserError(f"revision {revision}: no such commit or experiment ({error}); {remedy}") from None
 
 
 def _show(commit: str, path: str) -> str:
-    text = _git("show", f"{commit}:{path}")
-    if text is None:
-        raise UserError(f"{commit[:12]}:{path}: no such file in this commit; name a revision that has it")
-    return text
-
-
-def _git(*arguments: str) -> str | None:
-    """What git writes; None if it fails."""
-    done = subprocess.run(  # noqa: S603 (arguments are not a shell's)
-        ["git", *arguments],  # noqa: S607 (git is found on the PATH)
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return None if done.returncode else done.stdout
+    try:
+        return git(Path(), "show", f"{commit}:{path}")
+    except UserError as error:
+        raise UserError(f"{commit[:12]}:{path}: no such file in this commit ({error}); name one that has it") from None
 
 
 if __name__ == "__main__":

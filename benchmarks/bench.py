@@ -25,7 +25,7 @@ from benchmarks import cases
 from newllm.files import write_json
 from newllm.runtime.console import keep_output_from_failing
 from newllm.runtime.device import DTYPES, describe
-from newllm.runtime.provenance import git_state
+from newllm.runtime.provenance import provenance
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BATCH = 2048  # windows a step
@@ -69,6 +69,7 @@ def main() -> None:
     if options.start_up:
         print(start_up_seconds(device, precision))
         return
+    code = provenance(Path(__file__).resolve().parent.parent, device)
     rate = product_rate(device, precision)
     print(f"{describe(device)}, torch {torch.__version__}, {cases.LENGTH} positions")
     print(f"a large {precision} matrix product runs at {rate / 1e12:.3g} TFLOP/s here\n")
@@ -86,15 +87,11 @@ def main() -> None:
         results["start_up_seconds"] = start_up_in_a_fresh_process()
         for name, value in (results["epoch"] | {"start_up_seconds": results["start_up_seconds"]}).items():
             print(f"{name}: {value:.4g}")
-    commit, dirty = git_state(Path(__file__).parent)
     name = re.sub(r"[^a-z0-9]+", "-", describe(device).lower().removeprefix("nvidia ")).strip("-")
     about = {
-        "device": describe(device),
+        **code,
         "processor": processor(),
-        "torch_version": torch.__version__,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "git_commit": commit,
-        "git_dirty": dirty,
         "precision": precision,
         "batch_size": BATCH,
         "positions": cases.LENGTH,

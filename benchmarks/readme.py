@@ -44,7 +44,7 @@ def table(results: dict[str, Any]) -> str:
     epoch = results["epoch"]
     lines = [
         f"{results['device']}, torch {results['torch_version']}, {results['precision']}, batches of "
-        f"{results['batch_size']:,} windows, commit `{results['git_commit'][:10]}`. One step of training:",
+        f"{results['batch_size']:,} windows, commit {commit(results)}. One step of training:",
         "",
         "| | depth | seeds | ms a step and seed | tokens/s | share of the GPU's product rate |",
         "|---|---|---|---|---|---|",
@@ -74,7 +74,7 @@ def of_cpu(results: dict[str, Any]) -> str:
     times = {name: loop / rows["engine", 4, results["batch_size"], name]["ms_per_step"] for name in ("bf16", "fp32")}
     return (
         f"On a CPU ({results['device'].removeprefix('CPU, ')}; {results['processor']}; commit "
-        f"`{results['git_commit'][:10]}`) the plain loop in fp32 takes {times['fp32']:.1f} times as long as this "
+        f"{commit(results)}) the plain loop in fp32 takes {times['fp32']:.1f} times as long as this "
         f"trainer at depth 4 with batches of {results['batch_size']:,}, and {times['bf16']:.1f} times as long as this "
         "trainer in bf16."
     )
@@ -89,11 +89,14 @@ def _of_full_windows(results: dict[str, Any]) -> str:
     )
 
 
+def commit(results: dict[str, Any]) -> str:
+    return f"`{results['git_commit'][:10]}`" if results["git_commit"] else f"unknown ({results['git_problem']})"
+
+
 def scaling_table(results: dict[str, Any]) -> str:
     """How a step grows when one size changes, beside the floor."""
     lines = [
-        f"{results['device']}, commit `{results['git_commit'][:10]}`, a large product at "
-        f"{results['product_tflops']:.0f} TFLOP/s:",
+        f"{results['device']}, commit {commit(results)}, a large product at {results['product_tflops']:.0f} TFLOP/s:",
         "",
         "| " + " | ".join(title for _, title in SCALING_COLUMNS) + " |",
         "|" + "---|" * len(SCALING_COLUMNS),

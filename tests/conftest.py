@@ -1,6 +1,10 @@
-"""Tests that need a GPU or the real corpus skip where there is none; parameters of the data, and small corpora."""
+"""Tests that need a GPU, the real corpus or git skip where there is none; parameters of the data, and small corpora.
+
+Variables and settings of git and DVC reach no test.
+"""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +17,14 @@ from pyarrow import parquet
 from newllm.config import DataConfig, SyntheticConfig
 from newllm.corpus.corpus import fetch_corpus
 from newllm.data.text import SPLITS
+from newllm.runtime.git import isolated
+from tests.strangers import Stranger
 
 MakeConfig = Callable[..., DataConfig]
+
+ENVIRONMENT = isolated(os.environ)  # tests may be run by a hook, by `git rebase --exec` or `git bisect run`
+os.environ.clear()
+os.environ.update(ENVIRONMENT)
 
 
 @pytest.fixture(scope="session")
@@ -82,3 +92,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
         if item.get_closest_marker("wikitext2") and not os.environ.get("WIKITEXT2_DIR"):
             item.add_marker(pytest.mark.skip(reason="needs WikiText-2 in the folder named by WIKITEXT2_DIR"))
+        if (item.get_closest_marker("git") or item.get_closest_marker("pipeline")) and not shutil.which("git"):
+            item.add_marker(pytest.mark.skip(reason="needs git, which is not on the PATH"))
+
+
+@pytest.fixture
+def stranger(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Stranger:
+    """A hook of another repository, with settings that break what they reach; the variables are set."""
+    if not shutil.which("git"):
+        pytest.skip("needs git, which is not on the PATH")
+    stranger = Stranger(tmp_path_factory.mktemp("stranger"))
+    stranger.enter(monkeypatch)
+    return stranger

@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from newllm.analysis.ablation import load_ablations
+from newllm.runtime.git import git, isolated
 from tests.analysis.metrics_files import PARAMETERS, change_json, final_perplexity, write_all, write_diagnostics
 
+pytestmark = pytest.mark.git
 ROOT = Path(__file__).parent.parent
-WHO = {f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 
 
 def test_the_page_says_whether_they_were_run() -> None:
@@ -37,10 +38,7 @@ class Repository:
         self.study = self.commit()
 
     def git(self, *arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=self.folder, env={**os.environ, **WHO}, check=True, capture_output=True, text=True
-        )
-        return done.stdout.strip()
+        return git(self.folder, *arguments, environment=isolated(os.environ))
 
     def commit(self) -> str:
         self.git("add", "-A")

@@ -52,6 +52,8 @@ def test_the_sentence_about_cpus_follows_the_results() -> None:
     assert "3 threads; a processor" in sentence
     assert "takes 1.5 times as long as this trainer at depth 4" in sentence
     assert "3.0 times as long as this trainer in bf16" in sentence
+    without = about | {"rows": rows, "git_commit": None, "git_problem": "git: no repository"}
+    assert "commit unknown (git: no repository)" in readme.of_cpu(without)
 
 
 @pytest.mark.parametrize("name", ["plain_loop", "lstm", "engine"])

@@ -186,6 +186,9 @@ def test_provenance_that_is_not_recorded(root: Path) -> None:
     assert grown_section(load(root)).endswith(
         "commit 0123456789ab; NVIDIA L4, torch of unknown version, commit unknown."
     )
+    document["details"][0]["runs"][0]["git_problem"] = "git: no repository"
+    path.write_text(json.dumps(document))
+    assert grown_section(load(root)).endswith("commit unknown (git: no repository).")
 
 
 def test_without_the_control(root: Path) -> None:

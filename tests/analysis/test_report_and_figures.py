@@ -205,11 +205,14 @@ def test_limits_have_their_numbers(tmp_path: Path) -> None:
 def test_provenance(tmp_path: Path) -> None:
     write_all(tmp_path)
     change_json(tmp_path / "metrics/runs/4.json", lambda runs: runs.update(device="a | b\nc", git_dirty=True))
+    without = {"git_commit": None, "git_dirty": None, "git_problem": "git: no | repository"}
+    change_json(tmp_path / "metrics/runs/6.json", lambda runs: runs.update(without))
     results = load_results((1, 4, 6), tmp_path / "metrics", tmp_path / "plots/curves")
     rows = tables(write_report(compare(results, 6, 6, DATA)))[-1]
     assert rows[0] == ["1", "NVIDIA L4", "fp16", "2.11.0", "0123456789ab", "abababababab"]
     assert rows[1][1] == "a \\| b c"
     assert rows[1][4] == "0123456789ab with changes"
+    assert rows[2][4] == "unknown (git: no \\| repository)"
 
 
 def test_note_only_where_due(tmp_path: Path) -> None:

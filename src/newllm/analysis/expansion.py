@@ -54,6 +54,7 @@ class GrownRun(Record):
     torch_version: Text | None = None
     git_commit: Text | None = None
     git_dirty: bool | None = None
+    git_problem: Text | None = None
     seeds: Annotated[list[GrownSeed], Field(min_length=1)]
 
 

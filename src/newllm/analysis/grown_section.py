@@ -75,7 +75,8 @@ def _trained_with(grown: Sequence[Grown]) -> str:
     parts = []
     for run in (one.run for one in grown):
         version = "torch of unknown version" if run.torch_version is None else f"torch {run.torch_version}"
-        commit = "commit unknown" if run.git_commit is None else f"commit {run.git_commit[:12]}"
+        unknown = f"commit unknown ({run.git_problem})" if run.git_problem else "commit unknown"
+        commit = unknown if run.git_commit is None else f"commit {run.git_commit[:12]}"
         parts.append(f"{run.device}, {version}, {commit}{' with changes' if run.git_dirty else ''}")
     return f"Trained with: {cell('; '.join(dict.fromkeys(parts)))}."
 

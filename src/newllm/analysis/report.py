@@ -206,7 +206,8 @@ def _provenance(results: Iterable[DepthResult]) -> str:
     rows = []
     for result in results:
         runs = result.runs
-        commit = "unknown" if runs.git_commit is None else cell(runs.git_commit[:12])
+        unknown = f"unknown ({runs.git_problem})" if runs.git_problem else "unknown"
+        commit = cell(unknown if runs.git_commit is None else runs.git_commit[:12])
         state = " with changes" if runs.git_dirty else ""
         data = cell(runs.data_sha256[:12])
         texts = map(cell, (runs.device, runs.precision, runs.torch_version))

@@ -115,6 +115,7 @@ class RunRecord(Record):
     torch_version: Text
     git_commit: Text | None
     git_dirty: bool | None
+    git_problem: Text | None = None
     data_sha256: Text
     parameters: dict[Text, Any]
     seeds: Annotated[list[SeedRun], Field(min_length=1)]

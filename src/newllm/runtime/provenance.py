@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,18 +10,24 @@ from typing import Any
 
 import torch
 
+from newllm.errors import UserError
 from newllm.files import sha256
 from newllm.model.definition import ModelShape, Parameters
 from newllm.runtime.device import describe
+from newllm.runtime.git import git
 
 
-def git_state(folder: Path) -> tuple[str | None, bool | None]:
-    """The commit that is checked out in `folder` and whether its code or pipeline differ from it; None without git."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
-        return None, None
-    changes = _git(folder, "status", "--porcelain", "--", "src", "stages", "dvc.yaml")
-    return commit, None if changes is None else bool(changes)
+def git_state(folder: Path) -> tuple[str, bool]:
+    """The commit that holds the project in `folder`, and whether code or pipeline differ from it.
+
+    Raises:
+        UserError: there is no git or no repository, or its commit does not hold the project (a copy of the project
+            that was unpacked within another repository); with git's own message.
+    """
+    commit = git(folder, "rev-parse", "HEAD")
+    git(folder, "rev-parse", "HEAD:./dvc.yaml")
+    changes = git(folder, "status", "--porcelain", "--", "src", "stages", "dvc.yaml")
+    return commit, bool(changes)
 
 
 def provenance(folder: Path, device: torch.device) -> dict[str, Any]:
@@ -29,27 +35,19 @@ def provenance(folder: Path, device: torch.device) -> dict[str, Any]:
 
     To be read before a training: a commit that is made meanwhile in `folder` is not that of the code that runs.
     """
-    commit, dirty = git_state(folder)
+    commit, dirty, problem = None, None, None
+    try:
+        commit, dirty = git_state(folder)
+    except UserError as error:
+        problem = str(error)
+        print(f"the results will name no commit: {problem}", file=sys.stderr)
     return {
         "device": describe(device),
         "torch_version": torch.__version__,
         "git_commit": commit,
         "git_dirty": dirty,
+        "git_problem": problem,
     }
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(  # noqa: S603 (fixed arguments)
-            ["git", *arguments],  # noqa: S607 (git is found on the PATH)
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
 
 
 def code_hash() -> str:

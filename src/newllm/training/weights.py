@@ -36,6 +36,7 @@ class TrainingRecord(BaseModel):
     torch_version: str
     git_commit: str | None
     git_dirty: bool | None
+    git_problem: str | None = None  # why git_commit is None
     seeds: list[RowResult]
 
 
