@@ -1,21 +1,15 @@
 """The results in git are those that DVC recorded when the stages ran, and the report is that of the committed code."""
 
 import hashlib
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
+from tests.checkout import ROOT, in_git
+
 LOCK = ROOT / "dvc.lock"
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load(LOCK.read_text())["stages"] if LOCK.exists() else {}
-
-
-def in_git() -> set[str]:
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(listing.stdout.split("\0"))
 
 
 def differing(entries: list[dict[str, Any]]) -> list[str]:

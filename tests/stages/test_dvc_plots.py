@@ -12,15 +12,12 @@ from typing import Any
 import pytest
 import yaml
 
+from newllm.runtime.git import isolated
 from tests.analysis.metrics_files import write_all
 
+pytestmark = pytest.mark.git
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {
-    **os.environ,
-    "DVC_NO_ANALYTICS": "1",
-    "PYTHONPATH": str(ROOT),
-    **{f"GIT_{who}_{what}": "a@b" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-}
+ENVIRONMENT = isolated(os.environ) | {"PYTHONPATH": str(ROOT)}
 
 
 def call(folder: Path, *command: str) -> None:

@@ -11,15 +11,7 @@ import pytest
 from stages.readme import BEGIN, END, replaced, results_section
 from tests.analysis.metrics_files import change_json, write_diagnostics
 from tests.analysis.studies import PERPLEXITIES, study
-
-ROOT = Path(__file__).parents[2]
-
-
-def committed() -> bool:
-    names = subprocess.run(
-        ["git", "ls-files", "metrics/summary.json"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    return bool(names.stdout.strip())
+from tests.checkout import ROOT, in_git
 
 
 def call(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -44,7 +36,7 @@ def project(tmp_path: Path) -> Path:
 def test_readme_quotes_the_committed_metrics() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert (text.count(BEGIN), text.count(END)) == (1, 1)
-    if committed():
+    if "metrics/summary.json" in in_git():
         assert replaced(text, results_section(ROOT)) == text, "run: python -m stages.readme"
     else:
         assert "The study is not complete yet" in text
