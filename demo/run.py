@@ -5,67 +5,88 @@ stays as it is.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from dulwich.ignore import IgnoreFilterManager
+from dvc.utils.collections import merge_dicts
+from dvc.utils.serialize import modify_yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+
+from newllm.runtime.git import git, isolated
+from stages import run
 
 ROOT = Path(__file__).resolve().parent.parent
-IDENTITY = ("-c", "user.name=New-LLM depth study", "-c", "user.email=study@localhost")
 
 
 def environment() -> dict[str, str]:
-    """The environment for DVC: `python` is this interpreter, and nobody is told about the run.
+    """The environment for git and DVC in the copy: `python` is this interpreter, and nobody is told about the run.
 
     One thread, unless said otherwise: products this small gain little from more, and waiting threads are in the way of
     whatever else the machine does.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {"OMP_NUM_THREADS": "1"} | os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    return {"OMP_NUM_THREADS": "1"} | isolated(os.environ) | {"PATH": path}
 
 
 def copy_project(folder: Path, changes: Mapping[str, Any]) -> None:
-    """Copies what git tracks, or would, into `folder` as a new git repository, with changed parameters, and commits it.
+    """Copies what git does not ignore into `folder` as a new project, with changed parameters, and commits it.
 
     Committed results (dvc.lock, metrics, plots, those of ablations) are left out: they are those of other parameters.
+    Without git the copy is a DVC project alone.
+
+    Raises:
+        UserError: git fails.
     """
-    listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    for name in filter(None, listing.stdout.split("\0")):
-        if name == "dvc.lock" or name.startswith(("metrics/", "plots/")) or not (ROOT / name).is_file():
+    for name in files():
+        if name == "dvc.lock" or name.startswith(("metrics/", "plots/")):
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, folder / name)
+        shutil.copyfile(ROOT / name, folder / name)  # without its mode: the original may be read-only
     (folder / "ablations" / "results.json").write_text('{"experiments": []}\n', encoding="utf-8")
-    parameters = folder / "params.yaml"
-    values = merged(yaml.safe_load(parameters.read_text(encoding="utf-8")), changes)
-    parameters.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
+    with modify_yaml(folder / "params.yaml") as values:  # as `dvc exp run -S` does, with all comments
+        merge_dicts(values, changes)
+    if has_git():
+        git(folder, "init", "--quiet", environment=environment())
+    else:
+        (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     commit(folder, "Copy of the project")
 
 
+def files() -> Iterator[str]:
+    """The project's files that no .gitignore names, relative to the root; folders behind links are none of it."""
+    ignored = IgnoreFilterManager(str(ROOT), [], ignorecase=False)
+    for folder, folders, names in os.walk(ROOT):
+        relative = Path(folder).relative_to(ROOT)
+        folders[:] = [name for name in folders if name != ".git" and not ignored.is_ignored(f"{relative / name}/")]
+        for name in names:
+            if name != ".git" and (Path(folder) / name).is_file() and not ignored.is_ignored(str(relative / name)):
+                yield (relative / name).as_posix()
+
+
+def has_git() -> bool:
+    """Whether there is a git to be run."""
+    return shutil.which("git") is not None
+
+
 def commit(folder: Path, message: str) -> None:
-    """Commits all that git does not ignore."""
-    for command in (["add", "--all"], ["commit", "--quiet", "--message", message]):
-        subprocess.run(["git", *IDENTITY, *command], cwd=folder, check=True)
+    """Commits all that git does not ignore, if there is a git.
 
-
-def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` with nested `changes`."""
-    result = dict(values)
-    for name, change in changes.items():
-        result[name] = merged(result[name], change) if isinstance(change, Mapping) else change
-    return result
+    Raises:
+        UserError: git fails.
+    """
+    if has_git():
+        git(folder, "add", "--all", environment=environment())
+        git(folder, "commit", "--quiet", "--message", message, environment=environment())
 
 
 def main() -> None:
@@ -89,10 +110,13 @@ def main() -> None:
     for path in (folder / "metrics" / "report.md", *sorted((folder / "plots").glob("*.png"))):
         print(f"  {path}")
     print("So short a training of such small models shows that all works; the order of the depths means nothing here.")
-    activate = Path(sys.prefix) / "bin" / "activate"
-    print(f"Go on there, for instance:\n  . {activate} && export OMP_NUM_THREADS=1 && cd {folder}")
-    print("  dvc exp run -S model.num_layers=9 && dvc metrics diff")
+    activate = shlex.quote(str(Path(sys.prefix) / "bin" / "activate"))
+    print(f"Go on there, for instance:\n  . {activate} && export OMP_NUM_THREADS=1 && cd {shlex.quote(str(folder))}")
+    if has_git():
+        print("  dvc exp run -S model.num_layers=9 && dvc metrics diff")
+    else:
+        print("  dvc repro --force report    # DVC's experiments and comparisons need git, which is not installed here")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from demo.run import IDENTITY, copy_project, environment
+from demo.run import copy_project, environment
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
 
@@ -61,7 +61,7 @@ class Project:
 
     def commit(self, message: str) -> None:
         self.run("git", "add", "--all")
-        self.run("git", *IDENTITY, "commit", "--quiet", "--message", message)
+        self.run("git", "commit", "--quiet", "--message", message)
 
     def restore(self) -> None:
         """Back to the last commit and its results."""

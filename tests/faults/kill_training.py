@@ -9,6 +9,7 @@ rounding.
 """
 
 import argparse
+import copy
 import csv
 import os
 import random
@@ -22,9 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dvc.utils.collections import merge_dicts
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from demo.run import copy_project, environment, merged
+from demo.run import copy_project, environment
 from tests.test_pipeline import SMALL, Project
 
 EPOCHS = 300
@@ -83,8 +86,8 @@ def main() -> None:
 
 def prepared(folder: Path, changes: dict[str, Any]) -> Project:
     """A copy of the project with its data."""
-    small = merged(SMALL, {"train": {"epochs": EPOCHS, "patience": EPOCHS}}) | {"checkpoint": {"every": 1}}
-    copy_project(folder, merged(small, changes))
+    small = {"train": {"epochs": EPOCHS, "patience": EPOCHS}, "checkpoint": {"every": 1}}
+    copy_project(folder, merge_dicts(merge_dicts(copy.deepcopy(SMALL), small), changes))
     project = Project(folder)
     for stage in ("download", "build_vocabulary", "tokenize"):
         project.run("python", "-m", f"stages.{stage}")
