@@ -1,18 +1,22 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test repro bench lint audit states clean-states clean
 PYTHON ?= python3
-BIN := $(CURDIR)/.venv/bin
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
+# In hooks, rebase and bisect git names by these the repository that is meant, and DVC must not take it for this one;
+# the others would keep .venv's Python from its packages or from this folder.
+unexport $(shell git rev-parse --local-env-vars 2>/dev/null) PYTHONHOME PYTHONSAFEPATH
 
 help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 .venv/installed: requirements.lock
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=...")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	@touch $@
+	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=...")'
+	@# an environment that was begun here and cannot be finished is removed, one that was there before is not
+	test -e .venv || trap 'test -e $@ || rm -rf .venv' EXIT; trap 'exit 1' HUP INT TERM; \
+	"$(PYTHON)" -m venv .venv && \
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock && \
+	touch $@
 
 setup: .venv/installed ## a virtual environment in .venv with the pinned packages
 
@@ -32,7 +36,7 @@ lint: setup ## ruff and mypy
 	@ruff check . && ruff format --check . && mypy
 
 audit: ## known vulnerabilities of the pinned packages (pip-audit, needs the network)
-	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	@"$(PYTHON)" -m venv build/audit && build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	@build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
 
 states: setup ## lists the states of trainings that were killed, and whether they can go on
