@@ -11,9 +11,10 @@ help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 .venv/installed: requirements.lock
-	"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=...")'
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=...")'
 	@# an environment that was begun here and cannot be finished is removed, one that was there before is not
-	test -e .venv || trap 'test -e $@ || rm -rf .venv' EXIT; trap 'exit 1' HUP INT TERM; \
+	@echo 'The packages of requirements.lock are installed into .venv, which takes some minutes.'
+	@test -e .venv || trap 'test -e $@ || rm -rf .venv' EXIT; trap 'exit 1' HUP INT TERM; \
 	"$(PYTHON)" -m venv .venv && \
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock && \
 	touch $@
