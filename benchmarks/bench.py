@@ -46,6 +46,7 @@ COLUMNS = (
     ("peak_memory_gib", "peak memory, GiB"),
 )
 SCALING_COLUMNS = (
+    ("case", "case"),
     ("num_layers", "layers"),
     ("num_seeds", "seeds"),
     ("batch_size", "batch"),
@@ -84,8 +85,8 @@ def main() -> None:
         full = cases.engine(6, 5, BATCH, device, precision, padding=False)
         results["full_windows"] = measure(full, BATCH, device, rate)
         results["epoch"] = epoch_times(device, precision)
-        results["start_up_seconds"] = start_up_in_a_fresh_process()
-        for name, value in (results["epoch"] | {"start_up_seconds": results["start_up_seconds"]}).items():
+        results["start"] = start_times() | capture_times(device, precision)
+        for name, value in (results["epoch"] | results["start"]).items():
             print(f"{name}: {value:.4g}")
     name = re.sub(r"[^a-z0-9]+", "-", describe(device).lower().removeprefix("nvidia ")).strip("-")
     about = {
@@ -127,6 +128,7 @@ def scaled(device: torch.device, precision: str) -> Iterator[tuple[cases.Case, i
         yield cases.engine(depth, 5, 2048, device, precision), 2048
     for seeds in (2, 3, 8):
         yield cases.engine(6, seeds, 2048, device, precision), 2048
+    yield cases.engine(6, 8, 2048, device, precision, recipes=True), 2048
     for batch in (256, 512, 1024, 4096):
         yield cases.engine(6, 5, batch, device, precision), batch
     for hidden_size in (256, 1024):
@@ -159,7 +161,7 @@ def epoch_times(device: torch.device, precision: str) -> dict[str, float]:
 
 
 def start_up_seconds(device: torch.device, precision: str) -> float:
-    """Seconds until depth 6 with five seeds has compiled its kernels and captured its graphs."""
+    """Seconds from the trainer's first line until depth 6 with five seeds has trained a step and validated."""
     torch.zeros(1, device=device)
     start = time.perf_counter()
     trainer = cases.stack_trainer(cases.study_shape(6), 5, 2048, WINDOWS, device, precision)
@@ -170,13 +172,34 @@ def start_up_seconds(device: torch.device, precision: str) -> float:
     return time.perf_counter() - start
 
 
-def start_up_in_a_fresh_process() -> float:
-    """`start_up_seconds` where no compiled kernel is kept yet."""
+def start_times() -> dict[str, float]:
+    """`start_up_seconds` in a process of its own, where kernels have yet to be compiled and where they are."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "benchmarks.bench", "--start-up"]
         environment = os.environ | {"TRITON_CACHE_DIR": folder}
-        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)  # noqa: S603
-    return float(done.stdout.split()[-1])
+        found = [
+            subprocess.run(command, env=environment, check=True, capture_output=True, text=True)  # noqa: S603
+            for _ in range(2)
+        ]
+    cold, warm = (float(done.stdout.split()[-1]) for done in found)
+    return {"cold_start_seconds": cold, "warm_start_seconds": warm}
+
+
+def capture_times(device: torch.device, precision: str) -> dict[str, float]:
+    """Seconds to capture a step and a validation anew after one of five seeds has stopped."""
+    found = {}
+    for depth in (1, 6):
+        trainer = cases.stack_trainer(cases.study_shape(depth), 5, 2048, WINDOWS, device, precision)
+        trainer.train_epoch()
+        trainer.validate()
+        trainer.leave([4])
+        trainer.start_epoch()
+        for name, part in (("step", lambda: trainer.next_step(2048)), ("validation", trainer.validate)):  # noqa: B023
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            part()
+            found[f"capture_{name}_seconds_depth_{depth}"] = time.perf_counter() - start
+    return found
 
 
 def processor() -> str:

@@ -189,11 +189,15 @@ class StackTrainer:
             self.stack.put(place, Stack(self.task, [number]))
             self.members[place] = number
         if free:
-            kept = [place for place in range(len(self.members)) if place not in free]
-            self.members = [self.members[place] for place in kept]
-            if self.members:
-                self.stack.select(kept)
-                self._set_stack()
+            self.leave(free)
+
+    def leave(self, places: Collection[int]) -> None:
+        """Makes the stack smaller by these places."""
+        kept = [place for place in range(len(self.members)) if place not in places]
+        self.members = [self.members[place] for place in kept]
+        if self.members:
+            self.stack.select(kept)
+            self._set_stack()
 
     def train_epoch(self) -> None:
         """Trains on every window once; nothing here waits for the device after the first step."""
