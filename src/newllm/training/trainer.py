@@ -216,8 +216,9 @@ class StackTrainer:
         self.order.copy_(longest_first(self.order, self.lengths, self.config.batch_size))
         needed = rows_of_any_batch(self.order, self.lengths, self.config.batch_size, len(self.needed))
         if any(now > before for now, before in zip(needed, self.needed, strict=True)):
-            # with room for the batches of the epochs to come: what is captured has these numbers in it
-            room = self.config.batch_size // 32
+            # with room for the batches of the epochs to come: what is captured has these numbers in it. By chance the
+            # most of all epochs exceed those of one by less than this, and a little more would cost whole tiles
+            room = math.isqrt(self.config.batch_size) // 2
             self.needed = [
                 max(before, min(now + room, self.config.batch_size))
                 for now, before in zip(needed, self.needed, strict=True)
