@@ -81,6 +81,8 @@ STUDY_TRAINING: dict[str, tuple[str, object]] = {
 
 STUDY_SWITCHES: dict[str, tuple[str, object]] = {
     "model.residual": ("residual connections", False),
+    "model.initialisation": ("initial weights of the hidden layers", "normal"),
+    "train.schedule": ("schedule of the learning rate", "constant"),
     "train.warmup_epochs": ("warm-up in epochs", 0),
 }
 """As STUDY_DATA, for what the notebook's model does not have; what a run does not record is off."""

@@ -38,8 +38,9 @@ WARM_UP_WINDOWS, WARM_UP_POSITIONS = 128, 2  # next to nothing, and yet in whole
 VALIDATION_WINDOWS = 8192  # at once on a GPU, where few large batches leave less idle than many small ones
 LARGEST_LOSS = 200.0  # nats; a validation loss beyond is a training gone wrong, and its perplexity no number to use
 
-Rule = Callable[[Mapping[int, Sequence[EpochRow]]], Collection[int]]
-"""Gets, after an epoch, the curves of the rows in training by their numbers; returns those that are to leave."""
+Rule = Callable[[Mapping[int, Sequence[EpochRow]], Collection[int]], Collection[int]]
+"""Gets, after an epoch, the curves of all rows that have begun, by their numbers, and the numbers of those that may go
+on; returns the numbers of those that are to leave."""
 
 
 def train(
@@ -176,9 +177,10 @@ class StackTrainer:
                 history.ended = "epochs"
             elif history.stopping.is_exhausted(epoch):
                 history.ended = "patience"
-        training = {number: history.curve for number, history in histories.items() if history.ended is None}
-        for number in rule(training) if rule and training else ():
-            histories[number].ended = "rule"
+        going_on = self.ledger.in_training
+        if rule and going_on:
+            for number in rule({number: history.curve for number, history in self.ledger.histories.items()}, going_on):
+                histories[number].ended = "rule"
         free = [place for place, number in enumerate(self.members) if histories[number].ended]
         for place in free:
             number = self.members[place]
