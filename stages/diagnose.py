@@ -20,6 +20,7 @@ from newllm.measurement.diagnostics import (
 )
 from newllm.measurement.samples import continuations
 from newllm.runtime.device import DTYPES, choose_device, describe
+from newllm.runtime.gpus import take_gpu
 from newllm.training.weights import check_val_losses, load_tokens, load_trained, stacks
 from stages import run
 
@@ -45,6 +46,7 @@ def main() -> None:
             f"{VOCABULARY}: found {len(vocabulary)} tokens, expected the {record.shape.vocabulary_size} of {folder}; "
             "run `dvc repro build_vocabulary` to write it again"
         )
+    take_gpu()
     device = choose_device(record.precision)
     validation = load_tokens(VALIDATION).to(device)
     sample = sample_windows(windows, len(validation)).to(device)

@@ -9,6 +9,7 @@ from newllm.config import load_config
 from newllm.files import atomic_path, write_json
 from newllm.measurement.layers import layer_metrics, lean
 from newllm.runtime.device import DTYPES, choose_device
+from newllm.runtime.gpus import take_gpu
 from newllm.training.weights import check_val_losses, load_tokens, load_trained, scores
 from stages import run
 
@@ -21,6 +22,7 @@ def main() -> None:
     config = load_config(Path("params.yaml"))
     folder = Path("models") / str(num_layers)
     parameters, record = load_trained(folder, num_layers, config)
+    take_gpu()
     device = choose_device(record.precision)
     seeds = [asdict(result) for result in record.seeds]
     for split in ("validation", "test"):

@@ -11,6 +11,7 @@ from newllm.errors import UserError
 from newllm.files import atomic_path, sha256, write_csv, write_json
 from newllm.measurement.layers import layer_metrics, lean
 from newllm.runtime.device import DTYPES, choose_device, describe
+from newllm.runtime.gpus import take_gpu
 from newllm.runtime.provenance import identity, provenance
 from newllm.runtime.resume import StateStore, folder_of_states
 from newllm.studies.expansion import PATTERNS, begin, check_frozen, seed_figures
@@ -28,6 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     num_layers, pattern = options.num_layers, options.pattern
     config = load_config(Path("params.yaml"))
+    take_gpu()
     device = choose_device(config.train.precision)
     folder = Path("models") / str(num_layers)
     base, record = load_trained(folder, num_layers, config)

@@ -14,6 +14,7 @@ from newllm.errors import UserError
 from newllm.files import atomic_path, check_sha256, sha256, write_csv
 from newllm.model.definition import ModelShape
 from newllm.runtime.device import choose_device, describe
+from newllm.runtime.gpus import take_gpu
 from newllm.runtime.provenance import identity, provenance
 from newllm.runtime.resume import StateStore, folder_of_states
 from newllm.training.rows import study_rows
@@ -32,6 +33,7 @@ def main() -> None:
     if num_layers < 1:
         raise UserError(f"model.num_layers: found {num_layers}, expected 1 or more")
     config = load_config(Path("params.yaml"))
+    take_gpu()
     device = choose_device(config.train.precision)
     model = config.model
     shape = ModelShape(

@@ -71,6 +71,15 @@ def test_wings_import_only_those_before_them() -> None:
             assert {Path(module).relative_to("src/newllm").parts[0] for module in imported} <= allowed, path
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_takes_its_gpu_before_it_chooses_a_device(stage: str) -> None:
+    tree = ast.parse((ROOT / module_of(stage)).read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    lines = {name: [c.lineno for c in calls if ast.unparse(c.func) == name] for name in ("take_gpu", "choose_device")}
+    assert len(lines["take_gpu"]) == bool(lines["choose_device"])
+    assert all(lines["take_gpu"][0] < line for line in lines["choose_device"])
+
+
 def test_every_writer_is_one() -> None:
     outputs = []
     for stage in STAGES.values():
