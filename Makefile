@@ -27,8 +27,8 @@ demo: setup ## the whole pipeline on a small generated corpus, on a CPU, in buil
 test: setup ## all tests
 	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup --durations 10
 
-repro: setup ## the full study (WikiText-2, a GPU)
-	dvc repro
+repro: setup ## the full study (WikiText-2), on all GPUs or with JOBS=... stages at once
+	@PYTHONPATH=src python -m newllm.parallel $(if $(JOBS),--jobs $(JOBS))
 
 bench: setup ## speed: plain loop, this trainer and torch's LSTM side by side
 	@python -m benchmarks.bench

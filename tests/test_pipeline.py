@@ -1,8 +1,10 @@
 """The DVC mechanics, end to end in a copy of the project, on a small generated corpus with two depths."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 from demo.run import copy_project, environment
+from newllm.parallel.processes import belonging_to
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("pipeline")]
 
@@ -32,6 +35,11 @@ SMALL: dict[str, Any] = {
 DATA_STAGES = ["download", "build_vocabulary", "tokenize"]
 BOTH_DEPTHS = [f"{stage}@{depth}" for stage in ("train", "evaluate", "diagnose") for depth in (1, 2)]
 BOTH_DEPTHS += ["expand@1-freeze", "report"]
+PARALLEL = ("env", "PYTHONPATH=src", "python", "-m", "newllm.parallel", "--jobs", "2")
+
+
+# What neither time nor speed can change.
+EQUAL = {"val_ppl", "test_ppl"}
 
 
 class Project:
@@ -86,17 +94,20 @@ def ran(output: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project after its first complete run, committed."""
+    """A project after its first complete run, with two jobs at once, committed."""
     folder = tmp_path_factory.mktemp("project")
     copy_project(folder, SMALL)
     pipeline = folder / "dvc.yaml"
     text = pipeline.read_text()
-    assert text.count('[1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]') == 3
-    text = text.replace("[1, 2, 3, 4, 5, 6, 7, 8, ", "[1, ").replace("1 2 3 4 5 6 7 8 $", "1 $")
+    assert text.count('[1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]') == 1
+    text = text.replace("[1, 2, 3, 4, 5, 6, 7, 8, ", "[1, ").replace("sweep: 1 2 3 4 5 6 7 8", "sweep: 1")
     text = text.replace("depth: [1, 4]", "depth: [1]").replace("[freeze, finetune, longer, scratch]", "[freeze]")
     pipeline.write_text(text)
     project = Project(folder)
-    assert sorted(project.repro()) == sorted([*DATA_STAGES, *BOTH_DEPTHS])
+    output = project.run(*PARALLEL)
+    assert ran(output) == [*DATA_STAGES, "report"], "in the project itself"
+    beside = re.findall(r"^(\S+@\S+): \d+ s$", output, re.MULTILINE)
+    assert sorted(beside) == sorted(name for name in BOTH_DEPTHS if name != "report")
     project.commit("First run")
     return project
 
@@ -134,7 +145,63 @@ def test_results_are_complete(project: Project) -> None:
 
 def test_a_second_run_runs_nothing(project: Project) -> None:
     assert project.repro() == []
+    assert ran(project.run(*PARALLEL)) == []
     assert "up to date" in project.run("dvc", "status")
+    assert project.run("git", "status", "--porcelain") == ""
+
+
+def test_one_job_gives_what_two_jobs_gave(project: Project) -> None:
+    """The same weights, figures and dvc.lock, but for files with times in them."""
+
+    def contents() -> dict[str, bytes]:
+        return {str(path): path.read_bytes() for path in project.folder.glob("models/**/*.safetensors")}
+
+    def figures() -> dict[str, Any]:
+        values = {name: project.json(f"metrics/{name}") for name in ("layers/2.json", "expand/1-freeze.json")}
+        return {name: {key: value for key, value in found.items() if key in EQUAL} for name, found in values.items()}
+
+    def lock() -> str:
+        results = r"    - path: (metrics|models|plots)/.*\n(      .*\n)*"
+        return re.sub(results, "", (project.folder / "dvc.lock").read_text())
+
+    before = contents(), figures(), lock()
+    stages = ["train@2", "evaluate@2", "expand@1-freeze"]
+    assert project.repro("--force", "--single-item", *stages) == stages
+    assert (contents(), figures(), lock()) == before
+    assert len(before[0]) == 3
+    assert all(set(found) == EQUAL for found in before[1].values())
+
+
+def test_an_interrupted_command_ends_everything_and_goes_on(project: Project) -> None:
+    project.set("train.epochs", 5000)
+    project.set("train.patience", 5000)
+    states, place = project.folder / "checkpoints", project.folder / ".dvc/tmp/parallel"
+
+    def found(pattern: str) -> set[str]:
+        logs = [*place.glob("project/.dvc/tmp/exps/run/*/*.out")]
+        return {name for log in logs for name in re.findall(pattern, log.read_text())}
+
+    for number, pattern in ((signal.SIGINT, r"(train@\d)'"), (signal.SIGTERM, r"(train@\d): going on after")):
+        process = subprocess.Popen(
+            [*PARALLEL, "train"],
+            cwd=project.folder,
+            env=environment(),
+            # which shells ignore in what they run in the background, and the command then leaves ignored
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 (no threads)
+        )
+        while len({path.parent for path in states.glob("train@*/*.safetensors")}) < 2 or len(found(pattern)) < 2:
+            assert process.poll() is None
+            time.sleep(0.05)
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 128 + number
+        assert time.monotonic() - began < 10
+        assert belonging_to(place) == []
+        assert [path.name for path in place.iterdir()] == ["lock"]
+        for folder in states.glob("train@*"):
+            *_, last = sorted(folder.glob("*.safetensors"))
+            assert hashlib.sha256(last.read_bytes()).hexdigest() == last.stem.split("-")[1]
+    shutil.rmtree(states)
 
 
 def test_metrics_and_plots_show(project: Project) -> None:

@@ -1,0 +1,57 @@
+"""A clone of the project that has all that the project's folder has and git does not ignore."""
+
+import os
+import shutil
+from pathlib import Path
+
+from dvc.config import Config
+
+from newllm.errors import UserError
+from newllm.runtime.git import git
+
+
+def clone(project: Path, folder: Path, cache: Path) -> None:
+    """Clones a project into a new folder, with its changes and new files staged, so that experiments begin with them.
+
+    The commit is the same, and so is what results say of the code that computed them.
+
+    Args:
+        project: git's and DVC's.
+        folder: does not exist yet.
+        cache: DVC's cache of the project, which the clone shares.
+
+    Raises:
+        UserError: the project is not the root of a git repository with a commit.
+    """
+    remedy = "DVC's queue needs one with a commit at the root of the project; commit it, or run one job, `dvc repro`"
+    try:
+        root = Path(git(project, "rev-parse", "--show-toplevel"))
+        git(project, "rev-parse", "--verify", "HEAD")
+    except UserError as error:
+        raise UserError(f"{project}: no usable git repository ({error}); {remedy}") from None
+    if not root.samefile(project):
+        raise UserError(f"{project}: found its git repository in {root}; {remedy}")
+    # no hooks or templates of the user's: what they do is meant for the repositories that the user works in
+    git(project, "clone", "--quiet", "--template=", "--config=core.hooksPath=/dev/null", str(project), str(folder))
+    changed = git(project, "diff", "--name-only", "--no-renames", "-z", "HEAD")
+    new = git(project, "ls-files", "--others", "--exclude-standard", "-z")
+    for name in filter(None, f"{changed}\0{new}".split("\0")):
+        _copy(project / name, folder / name)
+    git(folder, "add", "--all")
+    settings = project / ".dvc" / "config.local"
+    if settings.is_file():
+        shutil.copyfile(settings, folder / ".dvc" / "config.local")
+    with Config(os.fspath(folder / ".dvc")).edit("local") as config:
+        config["cache"] = config.get("cache", {}) | {"dir": os.fspath(cache)}
+        # what DVC notes of the experiments' copies, so that it goes with the clone
+        config["core"] = config.get("core", {}) | {"site_cache_dir": os.fspath(folder / ".dvc" / "tmp" / "site")}
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copies a file or link; removes the target of a source that is gone."""
+    if source.is_symlink() or source.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        shutil.copy2(source, target, follow_symlinks=False)
+    elif not source.exists():
+        target.unlink(missing_ok=True)

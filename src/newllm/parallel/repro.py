@@ -1,0 +1,169 @@
+"""`dvc repro` with several stages at once."""
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import sleep
+
+import networkx as nx
+from dvc.repo import Repo
+
+from newllm.errors import UserError
+from newllm.parallel.clone import clone
+from newllm.parallel.display import Display
+from newllm.parallel.groups import Group, needed, split
+from newllm.parallel.log import RUNNING
+from newllm.parallel.processes import AT_ONCE, VARIABLE, belonging_to, end, end_run, run
+from newllm.parallel.queue import DVC, Job, Progress, Queue
+from newllm.runtime.git import in_folder, isolated
+
+PLACE = Path(".dvc/tmp/parallel")  # which neither git nor DVC looks at
+STATES = "NEWLLM_STATES"  # names the folder of the trainings' states
+TURN = 1.0  # seconds between two looks at the jobs
+LINES_SHOWN = 25  # of a failed job's log
+
+
+def repro(project: Path, jobs: int, targets: Sequence[str]) -> None:
+    """Brings stages up to date, several at once, and leaves the project as `dvc repro` would.
+
+    Args:
+        project: the current folder.
+        jobs: how many groups of stages may run at once.
+        targets: as of `dvc repro`; all stages without.
+
+    Raises:
+        UserError: a stage has failed, or this runs already.
+    """
+    if not (project / "dvc.yaml").is_file() or not (project / ".dvc").is_dir():
+        raise UserError(f"{project}: found no dvc.yaml or no .dvc, expected both; run this in the project's folder")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    if shutil.which("dvc", path=path) is None:
+        raise UserError("dvc: found no such command, by which DVC's queue starts its workers; activate the environment")
+    with alone(project / PLACE) as place:
+        workspace = Workspace(project, os.environ | {"PATH": path, VARIABLE: str(place)})
+        common, groups = workspace.plan(targets)
+        if common:
+            workspace.repro(common)
+        outdated = workspace.outdated(groups)
+        failed = _run_beside(workspace, place, outdated, jobs) if len(outdated) > 1 else []
+        computed = [group for group in outdated if group not in [job.group for job in failed]]
+        if not failed:
+            workspace.repro(targets, computed if len(outdated) > 1 else [])
+            return
+        if computed:
+            workspace.repro([target for group in computed for target in group.targets], computed)
+        raise UserError("\n\n".join(_failure(job) for job in failed))
+
+
+class Workspace:
+    """The project's own folder."""
+
+    def __init__(self, project: Path, variables: Mapping[str, str]) -> None:
+        self.project, self._variables = project, variables
+
+    def plan(self, targets: Sequence[str]) -> tuple[list[str], list[Group]]:
+        """Stages that run first, and groups that can run beside one another: of the targets and all that they need."""
+        with Repo(str(self.project)) as repo:
+            graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
+            wanted = [stage.addressing for target in targets for stage in repo.stage.collect(target)]
+        return split(needed(graph, wanted))
+
+    def outdated(self, groups: Sequence[Group]) -> list[Group]:
+        """Those with a stage that is not up to date."""
+        with Repo(str(self.project)) as repo:
+            changed = set(repo.status())
+        return [group for group in groups if not changed.isdisjoint(group.stages)]
+
+    def clone(self, folder: Path) -> dict[str, str]:
+        """Makes a clone, and returns the environment for it."""
+        with Repo(str(self.project)) as repo:
+            clone(self.project, folder, Path(repo.cache.local_cache_dir))
+        states = self._variables.get(STATES) or str(self.project / "checkpoints")
+        return isolated(self._variables) | {STATES: states, "DVC_EXP_AUTO_PUSH": "false", "DVC_STUDIO_OFFLINE": "true"}
+
+    def repro(self, targets: Sequence[str], computed: Sequence[Group] = ()) -> None:
+        """Runs `dvc repro`, which must take `computed` groups from the run cache.
+
+        Raises:
+            UserError: a stage fails, or one of `computed` would run.
+        """
+        stages = {stage for group in computed for stage in group.stages}
+
+        def shown(line: str) -> None:
+            running = RUNNING.match(line)
+            if running and running[1] in stages:
+                raise UserError(
+                    f"{running[1]}: the queue has computed it, and yet it would run again in the project, so that "
+                    "something that it depends on has changed meanwhile; run the same command again"
+                )
+            print(line, flush=True)
+
+        command = [*DVC, "repro", *targets]
+        if status := run(command, self.project, in_folder(self._variables), shown if stages else None):
+            raise UserError(f"dvc repro: status {status}; what has failed is said above")
+
+
+def _run_beside(workspace: Workspace, place: Path, groups: Sequence[Group], jobs: int) -> list[Job]:
+    """Runs groups through the queue of a clone; returns those that have failed, their logs saved in `place`."""
+    workers = min(jobs, len(groups))
+    names = ", ".join(group.name for group in groups)
+    print(f"{len(groups)} groups of stages are out of date, {workers} at once: {names}", flush=True)
+    folder = place / "project"
+    queue = Queue(folder, place, workspace.clone(folder))
+    with Display() as display:
+        for number, group in enumerate(groups, 1):
+            queue.put(group)
+            if number == workers:
+                queue.start(workers)
+            _look(queue, display)
+        while not queue.is_finished:
+            sleep(TURN)
+            _look(queue, display)
+    failed = [job for job in queue.jobs.values() if job.progress is Progress.FAILED]
+    end(belonging_to(place), AT_ONCE)  # workers, which have nothing more to do
+    for job in failed:
+        job.save(place / f"{job.group.name}.log")
+    return failed
+
+
+def _look(queue: Queue, display: Display) -> None:
+    for stage in queue.poll():
+        display.ended(stage)
+    display.show(queue.jobs.values())
+
+
+def _failure(job: Job) -> str:
+    if job.path is None:
+        return f"{job.group.name}: has not begun, and left no log"
+    lines = job.path.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:]
+    return "\n".join([f"{job.log.stage or job.group.name} has failed; its log, {job.path}, ends so:", *lines])
+
+
+@contextmanager
+def alone(place: Path) -> Iterator[Path]:
+    """Makes the folder of a run, and leaves nothing in it and no process, but for the logs of what failed.
+
+    What a run has left that was killed is ended and removed first.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    with (place / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{place}: another such command runs here; wait for it, or end it and run again") from None
+        _clear(place)
+        for log in place.glob("*.log"):
+            log.unlink()
+        try:
+            yield place
+        finally:
+            _clear(place)
+
+
+def _clear(place: Path) -> None:
+    end_run(place)
+    shutil.rmtree(place / "project", ignore_errors=True)

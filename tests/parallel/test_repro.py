@@ -1,0 +1,172 @@
+"""`python -m newllm.parallel` on a pipeline of toys: what fails, what is left, and what is the user's."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from newllm.errors import UserError
+from newllm.parallel.groups import Group
+from newllm.parallel.processes import VARIABLE, belonging_to
+from newllm.parallel.queue import Job, Progress, Queue
+from newllm.parallel.repro import Workspace, alone
+from newllm.runtime.git import isolated
+
+pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("parallel")]
+
+ROOT = Path(__file__).parent.parent.parent
+PIPELINE = """
+stages:
+  data:
+    cmd: python work.py data
+    deps: [work.py]
+    outs: [data]
+  train:
+    foreach: [1, 2, 3]
+    do:
+      cmd: python work.py models/${item} data
+      deps: [work.py, helper.py, data]
+      outs: ["models/${item}"]
+  evaluate:
+    foreach: [1, 2, 3]
+    do:
+      cmd: python work.py metrics/${item}.json models/${item}
+      deps: [work.py, "models/${item}"]
+      metrics: ["metrics/${item}.json": {cache: false}]
+  report:
+    cmd: python work.py report.json metrics/1.json metrics/2.json metrics/3.json
+    deps: [work.py, metrics]
+    metrics: [report.json: {cache: false}]
+"""
+WORK = """
+import json, os, pathlib, sys
+output, *inputs = sys.argv[1:]
+if output == os.environ.get("BROKEN"):
+    sys.exit("this stage is broken")
+if output.startswith("models"):
+    import helper
+pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
+pathlib.Path(output).write_text(json.dumps({"value": sum(len(pathlib.Path(name).read_text()) for name in inputs)}))
+"""
+
+
+class Toy:
+    """A project in which commands run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, *command: str, status: int = 0, **variables: str) -> str:
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        environment = isolated(os.environ) | {"PATH": path, "PYTHONPATH": str(ROOT / "src")} | variables
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+        )
+        output = done.stdout + done.stderr
+        assert done.returncode == status, output
+        return output
+
+    def parallel(self, *arguments: str, status: int = 0, **variables: str) -> str:
+        output = self.run(sys.executable, "-m", "newllm.parallel", *arguments, status=status, **variables)
+        assert "Traceback" not in output
+        return output
+
+    def users(self) -> str:
+        """What is the user's: references, among them experiments and what is queued, and files that git sees."""
+        references = self.run("git", "for-each-ref", "--format=%(refname) %(objectname)")
+        queued = sorted(path.name for path in (self.folder / ".dvc/tmp/exps/celery/broker/in").iterdir())
+        return f"{references}\n{queued}"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """With a queued experiment of the user's, and changes that are not committed."""
+    toy = Toy(tmp_path_factory.mktemp("a toy"))
+    (toy.folder / "dvc.yaml").write_text(PIPELINE)
+    (toy.folder / "work.py").write_text("raise SystemExit('the committed code')")
+    toy.run("git", "init", "--quiet")
+    toy.run("dvc", "init", "--quiet")
+    toy.run("git", "add", "--all")
+    toy.run("git", "commit", "--quiet", "--message", "All")
+    toy.run("dvc", "exp", "run", "--queue", "--name", "mine", "data")
+    (toy.folder / "work.py").write_text(WORK)
+    (toy.folder / "helper.py").write_text("# new\n")
+    return toy
+
+
+def test_a_failed_stage_lets_the_others_finish_and_nothing_is_left(toy: Toy) -> None:
+    users = toy.users()
+    output = toy.parallel("--jobs", "2", status=1, BROKEN="models/2")
+    log = toy.folder / ".dvc/tmp/parallel/train@2.log"
+    assert f"error: train@2 has failed; its log, {log}, ends so:" in output
+    assert "this stage is broken" in output
+    assert "this stage is broken" in log.read_text()
+    done = ["metrics/1.json", "metrics/3.json", "models/1", "models/3"]
+    assert sorted(str(path.relative_to(toy.folder)) for path in toy.folder.glob("m*s/*[0-9n]")) == done
+    assert sorted(path.name for path in log.parent.iterdir()) == ["lock", "train@2.log"]
+    assert toy.users() == users
+    assert belonging_to(log.parent) == []
+
+    # what failed alone is computed
+    output = toy.parallel("--jobs", "2")
+    assert [line for line in output.splitlines() if line.startswith("Running stage")] == [
+        f"Running stage '{name}':" for name in ("train@2", "evaluate@2", "report")
+    ]
+    assert sorted(path.name for path in log.parent.iterdir()) == ["lock"]
+    assert toy.users() == users
+    assert "Queued" in toy.run("dvc", "queue", "status")
+
+
+def test_what_has_changed_meanwhile_is_not_computed_in_the_project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    (toy.folder / "helper.py").write_text("# changed\n")
+    monkeypatch.chdir(toy.folder)
+    place = toy.folder / ".dvc/tmp/parallel"
+    workspace = Workspace(toy.folder, isolated(os.environ) | {VARIABLE: str(place)})
+    with pytest.raises(UserError, match=r"train@1: .* changed meanwhile; run the same command again"):
+        workspace.repro(["train@1"], [Group(("train@1", "evaluate@1"), ("evaluate@1",))])
+    assert belonging_to(place) == []
+
+
+def test_what_waits_without_a_worker_has_failed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Queue(toy.folder, toy.folder / "run", {})
+    queue.jobs["train@1"] = job = Job(Group(("train@1",), ("train@1",)))
+    monkeypatch.setattr(queue, "_dvc", lambda *_: None)
+    queue.start(2)
+    assert list(queue.poll()) == []
+    assert job.progress is Progress.WAITS, "workers may be about to start"
+    began = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: began + 100)
+    assert list(queue.poll()) == []
+    assert job.progress is Progress.FAILED
+    assert queue.is_finished
+
+
+def test_what_a_killed_run_has_left_is_ended_and_removed(tmp_path: Path) -> None:
+    place = tmp_path / "parallel"
+    (place / "project" / "copies").mkdir(parents=True)
+    (place / "train@1.log").write_text("of a failure before")
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_DFL); print('ready', flush=True); signal.pause()"
+    left = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env={VARIABLE: str(place)})
+    assert left.stdout
+    assert left.stdout.readline() == b"ready\n"
+    with alone(place):
+        assert left.wait() == -signal.SIGINT
+        assert [path.name for path in place.iterdir()] == ["lock"]
+        (place / "project").mkdir()
+        with pytest.raises(UserError, match="parallel: another such command runs here"), alone(place):
+            pass
+        assert (place / "project").exists()
+    assert [path.name for path in place.iterdir()] == ["lock"]
+    left.stdout.close()
+
+
+def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
+    assert "found no dvc.yaml" in Toy(tmp_path).parallel("--jobs", "2", status=1)
+
+
+def test_less_than_one_job_is_refused(tmp_path: Path) -> None:
+    assert "--jobs: found 0, expected 1 or more" in Toy(tmp_path).parallel("--jobs", "0", status=2)
