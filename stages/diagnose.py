@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from newllm.config import load_config
-from newllm.data.vocabulary import Vocabulary
+from newllm.data.vocabulary import load_tokenizer
 from newllm.errors import UserError
 from newllm.files import check_sha256, sha256, write_json
 from newllm.measurement.diagnostics import (
@@ -25,11 +25,11 @@ from newllm.training.weights import check_val_losses, load_tokens, load_trained,
 from stages import run
 
 TRAIN, VALIDATION = (Path(f"data/windows/{split}.npy") for split in ("train", "validation"))
-VOCABULARY = Path("data/vocabulary.json")
+TOKENIZER = Path("data/tokenizer.json")
 
 
 def main() -> None:
-    """Reads models/<depth>/, the vocabulary and the windows of the training and validation splits."""
+    """Reads models/<depth>/, the tokenizer and the windows of the training and validation splits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-layers", type=int, required=True)
     num_layers = parser.parse_args().num_layers
@@ -39,11 +39,12 @@ def main() -> None:
     windows = load_tokens(TRAIN)
     if sha256(TRAIN) != record.data_sha256:
         raise UserError(f"{TRAIN}: not the windows that {folder} was trained on; run `dvc repro train@{num_layers}`")
-    vocabulary = Vocabulary.load(VOCABULARY)
-    check_sha256(VOCABULARY, "build_vocabulary")
-    if len(vocabulary) != record.shape.vocabulary_size:
+    tokenizer = load_tokenizer(TOKENIZER)
+    check_sha256(TOKENIZER, "build_vocabulary")
+    num_tokens = tokenizer.get_vocab_size()
+    if num_tokens != record.shape.vocabulary_size:
         raise UserError(
-            f"{VOCABULARY}: found {len(vocabulary)} tokens, expected the {record.shape.vocabulary_size} of {folder}; "
+            f"{TOKENIZER}: found {num_tokens} tokens, expected the {record.shape.vocabulary_size} of {folder}; "
             "run `dvc repro build_vocabulary` to write it again"
         )
     take_gpu()
@@ -70,7 +71,7 @@ def main() -> None:
         "seeds": figures,
         "samples": {
             "seed": record.seeds[0].seed,
-            "texts": continuations({name: value[:1] for name, value in parameters.items()}, vocabulary, residual),
+            "texts": continuations({name: value[:1] for name, value in parameters.items()}, tokenizer, residual),
         },
     }
     # in a list, which DVC does not take for figures to compare

@@ -1,12 +1,10 @@
-"""Rows and words."""
+"""Rows."""
 
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from newllm.data.text import read_rows, words
+from newllm.data.text import read_rows
 from newllm.errors import UserError
 
 
@@ -34,10 +32,3 @@ def test_invalid_utf8_names_file_and_row(tmp_path: Path) -> None:
 def test_missing_file_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rows\.txt: no such file; mend it"):
         list(read_rows(tmp_path / "rows.txt", "mend it"))
-
-
-@given(st.text())
-def test_words_are_lower_case_and_hold_no_white_space(row: str) -> None:
-    for word in words(row):
-        assert word.split() == [word]
-        assert word.lower() == word

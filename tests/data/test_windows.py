@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from newllm.data.text import SPLITS, read_split
-from newllm.data.vocabulary import build_vocabulary
+from newllm.data.vocabulary import build_tokenizer, encode
 from newllm.data.windows import cut_row, load_windows, write_split, write_windows
 from newllm.errors import UserError
 
@@ -60,12 +60,13 @@ def test_windows_are_those_of_the_obvious_implementation(
     make_config: Any, tmp_path: Path, text: str, min_words: int, window: int, shorter: int
 ) -> None:
     stride = max(1, window - shorter)
-    vocabulary = build_vocabulary(["c c a a a b d日"], 8)
-    expected = obvious_windows(text, vocabulary.tokens, min_words, window, stride)
+    tokens = ["<pad>", "<unk>", "<bos>", "<eos>", "a", "c", "b", "d日"]
+    tokenizer = build_tokenizer(["c c a a a b d日"], len(tokens))
+    expected = obvious_windows(text, tokens, min_words, window, stride)
     (tmp_path / "train.txt").write_bytes(text.encode())
     config = make_config(min_words=min_words, window=window, stride=stride)
 
-    counts = write_split(tmp_path / "train.npy", vocabulary.encode(read_split(tmp_path, "train")), config)
+    counts = write_split(tmp_path / "train.npy", encode(tokenizer, read_split(tmp_path, "train")), config)
 
     found = np.load(tmp_path / "train.npy", allow_pickle=False)
     assert found.dtype == np.uint16
@@ -76,7 +77,7 @@ def test_windows_are_those_of_the_obvious_implementation(
     assert counts.tokens == sum(id_ != 0 for ids in expected for id_ in ids)
     assert counts.rows == len(text.split("\n")) - (text.endswith("\n") or not text)
     assert counts.words == len(words)
-    assert counts.unk_words == sum(word not in vocabulary.tokens[4:] for word in words)
+    assert counts.unk_words == sum(word not in tokens[4:] for word in words)
 
 
 def test_cut_row_by_hand() -> None:
@@ -105,7 +106,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def test_metrics(make_config: Any, raw: Path, tmp_path: Path) -> None:
-    counts = write_windows(raw, build_vocabulary(["a b c"], 6), make_config(), tmp_path / "windows")
+    counts = write_windows(raw, build_tokenizer(["a b c"], 6), make_config(), tmp_path / "windows")
     assert list(counts) == list(SPLITS)
     assert counts["train"].as_metrics() == {
         "rows": 3,
@@ -132,8 +133,8 @@ def test_metrics(make_config: Any, raw: Path, tmp_path: Path) -> None:
 def test_a_bad_split_leaves_all_earlier_windows(
     make_config: Any, raw: Path, tmp_path: Path, content: bytes | None, expected: str
 ) -> None:
-    vocabulary = build_vocabulary(["a b c"], 6)
-    write_windows(raw, vocabulary, make_config(), tmp_path / "windows")
+    tokenizer = build_tokenizer(["a b c"], 6)
+    write_windows(raw, tokenizer, make_config(), tmp_path / "windows")
     before = {path.name: path.read_bytes() for path in (tmp_path / "windows").iterdir()}
     (raw / "train.txt").write_text("c c c c c c\n")
     if content is None:
@@ -141,7 +142,7 @@ def test_a_bad_split_leaves_all_earlier_windows(
     else:
         (raw / "test.txt").write_bytes(content)
     with pytest.raises(UserError, match=expected):
-        write_windows(raw, vocabulary, make_config(), tmp_path / "windows")
+        write_windows(raw, tokenizer, make_config(), tmp_path / "windows")
     assert {path.name: path.read_bytes() for path in (tmp_path / "windows").iterdir()} == before
 
 
@@ -198,7 +199,7 @@ from pathlib import Path
 from newllm.config import DataConfig, SyntheticConfig
 from newllm.corpus.corpus import fetch_corpus
 from newllm.data.text import read_split
-from newllm.data.vocabulary import Vocabulary, build_vocabulary
+from newllm.data.vocabulary import build_tokenizer, load_tokenizer, save_tokenizer
 from newllm.data.windows import write_windows
 folder = Path(sys.argv[2])
 config = DataConfig(
@@ -210,9 +211,9 @@ step = sys.argv[3]
 if step == "fetch":
     fetch_corpus(config, {}, folder / "raw")
 elif step == "count":
-    build_vocabulary(read_split(folder / "raw", "train"), 1000).save(folder / "vocabulary.json")
+    save_tokenizer(build_tokenizer(read_split(folder / "raw", "train"), 1000), folder / "tokenizer.json")
 else:
-    write_windows(folder / "raw", Vocabulary.load(folder / "vocabulary.json"), config, folder / "windows")
+    write_windows(folder / "raw", load_tokenizer(folder / "tokenizer.json"), config, folder / "windows")
 # Not getrusage, whose peak includes that of the process that started this one.
 print(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 """
@@ -241,8 +242,8 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
 
 @pytest.mark.wikitext2
 def test_wikitext2_windows(make_config: Any, wikitext2: Path, tmp_path: Path) -> None:
-    vocabulary = build_vocabulary(read_split(wikitext2, "train"), 1_000)
-    counts = write_windows(wikitext2, vocabulary, make_config(), tmp_path)
+    tokenizer = build_tokenizer(read_split(wikitext2, "train"), 1_000)
+    counts = write_windows(wikitext2, tokenizer, make_config(), tmp_path)
     assert [counts[split].windows for split in SPLITS] == [51_026, 5_272, 5_920]
     assert [counts[split].words for split in SPLITS] == [2_051_910, 213_886, 241_211]
     assert [round(counts[split].as_metrics()["unk_share_pct"], 2) for split in SPLITS] == [30.59, 30.60, 30.90]

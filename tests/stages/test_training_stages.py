@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from demo.run import copy_project, environment
-from newllm.data.vocabulary import SPECIAL_TOKENS
+from newllm.data.vocabulary import build_tokenizer
 from newllm.files import write_checksum
 from tests.test_pipeline import SMALL, Project
 
@@ -125,7 +125,7 @@ def test_diagnose_refuses_other_windows_and_another_vocabulary(project: Project)
     for name, changed, words in (
         ("windows/train.npy", lambda data: data[:-2] + b"\x05\x00", "not the windows that models/2 was trained on"),
         ("windows/train.npy", lambda data: data[:-2], "not a readable NumPy file"),
-        ("vocabulary.json", lambda _: dumped_vocabulary(59), "found 59 tokens, expected the 60 of models/2"),
+        ("tokenizer.json", lambda _: dumped_tokenizer(59), "found 59 tokens, expected the 60 of models/2"),
     ):
         path = project.folder / "data" / name
         before = path.read_bytes()
@@ -145,7 +145,7 @@ def test_diagnose_refuses_other_windows_and_another_vocabulary(project: Project)
     [
         ("train", ["data/windows/train.npy", "data/windows/validation.npy"]),
         ("evaluate", ["data/windows/validation.npy", "data/windows/test.npy", "models/2/weights.safetensors"]),
-        ("diagnose", ["data/windows/train.npy", "data/windows/validation.npy", "data/vocabulary.json"]),
+        ("diagnose", ["data/windows/train.npy", "data/windows/validation.npy", "data/tokenizer.json"]),
         ("diagnose", ["models/2/weights.safetensors", "models/2/training.json"]),
     ],
 )
@@ -153,8 +153,11 @@ def test_a_flipped_bit_is_noticed(project: Project, name: str, inputs: list[str]
     for name_of_input in inputs:
         path = project.folder / name_of_input
         before = path.read_bytes()
-        # in a value where only the checksum can tell: a count, a loss, the low bits of a number
-        at = max(map(before.rfind, b"23456789")) if path.suffix == ".json" else len(before) - 2
+        # where only the checksum can tell: in a word, in a loss, in the low bits of a number
+        if path.name == "tokenizer.json":
+            at = before.index(b'"the": ') + 1
+        else:
+            at = max(map(before.rfind, b"23456789")) if path.suffix == ".json" else len(before) - 2
         path.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
         try:
             output = fails(project, *stage(name))
@@ -164,9 +167,8 @@ def test_a_flipped_bit_is_noticed(project: Project, name: str, inputs: list[str]
             path.write_bytes(before)
 
 
-def dumped_vocabulary(size: int) -> bytes:
-    tokens = [*SPECIAL_TOKENS, *(f"word{number}" for number in range(size - 4))]
-    return json.dumps({"tokens": tokens, "counts": [1] * size}).encode()
+def dumped_tokenizer(size: int) -> bytes:
+    return build_tokenizer((f"word{number}" for number in range(size)), size).to_str().encode()
 
 
 def test_windows_with_ids_beyond_the_vocabulary_are_refused(project: Project) -> None:

@@ -1,4 +1,4 @@
-"""The canonical text on disk: its splits, its rows and its words."""
+"""The canonical text on disk: its splits and its rows."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,8 +41,3 @@ def decode_row(row: bytes, path: Path, number: int) -> str:
             f"{path}, row {number}: not valid UTF-8 ({error.reason} at byte {error.start} of the row); "
             "save the file as UTF-8"
         ) from None
-
-
-def words(row: str) -> list[str]:
-    """The lower-cased, white-space separated words of a row: the one definition, for counting and for encoding."""
-    return row.lower().split()

@@ -9,10 +9,11 @@ from typing import BinaryIO
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from newllm.config import DataConfig
 from newllm.data.text import SPLITS, read_split
-from newllm.data.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
+from newllm.data.vocabulary import BOS, EOS, PAD, UNK, encode
 from newllm.errors import UserError
 from newllm.files import atomic_path
 
@@ -46,7 +47,7 @@ class WindowCounts:
         }
 
 
-def write_windows(raw: Path, vocabulary: Vocabulary, config: DataConfig, folder: Path) -> dict[str, WindowCounts]:
+def write_windows(raw: Path, tokenizer: Tokenizer, config: DataConfig, folder: Path) -> dict[str, WindowCounts]:
     """Encodes the splits in `raw` and writes `folder`/{train,validation,test}.npy: all three or, on any error, none.
 
     Raises:
@@ -55,7 +56,7 @@ def write_windows(raw: Path, vocabulary: Vocabulary, config: DataConfig, folder:
     with ExitStack() as outputs:
         beside = {split: outputs.enter_context(atomic_path(folder / f"{split}.npy")) for split in SPLITS}
         counts = {
-            split: write_split(beside[split], vocabulary.encode(read_split(raw, split)), config) for split in SPLITS
+            split: write_split(beside[split], encode(tokenizer, read_split(raw, split)), config) for split in SPLITS
         }
         for split in SPLITS:
             if not counts[split].windows:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from newllm.data.vocabulary import BOS, EOS, PAD, Vocabulary
+from newllm.data.vocabulary import BOS, EOS, PAD
 from newllm.model.definition import Parameters, logits
 from newllm.model.streams import random_stream
 
@@ -14,27 +15,27 @@ PROMPTS = ("he was born", "the song was", "in the first", "it is a")  # equally 
 NEW_TOKENS = 25
 
 
-def continuations(parameters: Parameters, vocabulary: Vocabulary, residual: bool = False) -> list[dict[str, str]]:
+def continuations(parameters: Parameters, tokenizer: Tokenizer, residual: bool = False) -> list[dict[str, str]]:
     """What the model of one seed writes after the beginning of a row, by the definition and without dropout.
 
     Args:
         parameters: parameters [1, ...] in float32 on the CPU, so that the random stream is the same everywhere.
-        vocabulary: of the model.
+        tokenizer: of the model, which begins each prompt with `<bos>`.
         residual: whether hidden layers from the second on add to the one before.
 
     Returns:
         For each prompt the words as the model reads them, its most probable next tokens one after another, and tokens
         drawn at temperature 1 by a fixed random stream. A text is of `NEW_TOKENS` tokens or ends with `<eos>`.
     """
-    tokens = torch.tensor([[BOS, *ids] for ids in vocabulary.encode(PROMPTS)])
+    tokens = torch.tensor([tokenizer.encode(prompt).ids for prompt in PROMPTS])
     length = tokens.shape[1]
     streams = (None, random_stream(0, "samples", 0))
     greedy, sampled = (_continued(parameters, tokens, stream, residual) for stream in streams)
     return [
         {
-            "prompt": _text(vocabulary, prompt[1:]),
-            "greedy": _text(vocabulary, best[length:]),
-            "sampled": _text(vocabulary, drawn[length:]),
+            "prompt": _text(tokenizer, prompt[1:]),
+            "greedy": _text(tokenizer, best[length:]),
+            "sampled": _text(tokenizer, drawn[length:]),
         }
         for prompt, best, drawn in zip(tokens.tolist(), greedy.tolist(), sampled.tolist(), strict=True)
     ]
@@ -66,6 +67,6 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _text(vocabulary: Vocabulary, ids: list[int]) -> str:
+def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
     end = ids.index(EOS) + 1 if EOS in ids else len(ids)
-    return " ".join(vocabulary.tokens[id_] for id_ in ids[:end])
+    return tokenizer.decode(ids[:end], skip_special_tokens=False)
