@@ -41,7 +41,7 @@ from newllm.data.windows import load_windows, write_windows
 from newllm.errors import UserError
 from newllm.files import check_sha256, write_checksum, write_csv, write_json
 from newllm.model.definition import ModelShape, initial_parameters
-from newllm.training import checkpoint
+from newllm.training import weights
 from newllm.training.records import RowResult, Training
 from tests.analysis import test_ablation as ablations
 from tests.analysis.metrics_files import DATA, write_all, write_supplements
@@ -470,15 +470,15 @@ SHAPE = ModelShape(11, 5, 4, 6, 2)
 
 @cache
 def binaries(place: Path) -> dict[str, bytes]:
-    """A windows file and a checkpoint."""
+    """A windows file and weights."""
     windows = (np.arange(40 * 64, dtype="<u2") * 7 % 1000).reshape(40, 64)
     np.save(place / "windows.npy", windows)
     write_checksum(place / "windows.npy")
     found = [RowResult(seed, 3, 4, False, 1.5, 1.6, 2.5, 100.0) for seed in (0, 7)]
     about: dict[str, Any] = {"git_commit": None, "git_dirty": None, "device": "CPU", "precision": "fp32"}
     about |= {"shape": SHAPE, "parameters": {"train": {"epochs": 4}}, "data_sha256": "0" * 64, "torch_version": "2"}
-    record = checkpoint.TrainingRecord(**about, seeds=found)
-    checkpoint.save(place / "2", Training(initial_parameters(SHAPE, [0, 7]), [], found), record)
+    record = weights.TrainingRecord(**about, seeds=found)
+    weights.save(place / "2", Training(initial_parameters(SHAPE, [0, 7]), [], found), record)
     names = ["windows.npy", "2/weights.safetensors", "2/training.json"]
     return {name: (place / name).read_bytes() for name in names}
 
@@ -502,7 +502,7 @@ def binary_case(draw: Draw, place: Path) -> str:
             assert found.tobytes() == changed[10 + int.from_bytes(changed[8:10], "little") :]
             check_sha256(place / name, "tokenize")
         else:
-            checkpoint.load(place / "2", 2)
+            weights.load(place / "2", 2)
     except UserError as error:
         reason = "by its checksum alone" if "found the SHA-256" in str(error) else "for what is in it"
         return f"{name}: refused {reason}"

@@ -41,9 +41,9 @@ OUTPUTS = ("models/1", "plots/curves/1.csv")
 STAGE = """
 import math, runpy, sys
 import stages
-from newllm.training import states
+from newllm.runtime import resume
 
-states.LARGEST_SHARE = math.inf
+resume.LARGEST_SHARE = math.inf
 sys.argv = ["stages.train", "--num-layers", "1"]
 runpy.run_module("stages.train", run_name="__main__")
 """

@@ -91,7 +91,7 @@ def test_from_nothing_to_windows(project: Path) -> None:
     assert vocabulary.startswith("300 ids; first words: the ")
     assert [line.split(":")[0] for line in tokenize.splitlines()] == ["train", "validation", "test"]
     assert Tokenizer.from_file(str(project / "data" / "tokenizer.json")).get_vocab_size() == 300
-    metrics = json.loads((project / "metrics" / "data.json").read_text())
+    (metrics,) = json.loads((project / "metrics" / "data.json").read_text())["data"]
     assert list(metrics) == ["vocabulary_size", "train", "validation", "test"]
     assert metrics["vocabulary_size"] == 300
     for split in ("train", "validation", "test"):
@@ -200,7 +200,7 @@ def test_a_full_disk_leaves_earlier_outputs(project: Path, name: str) -> None:
 
 def test_the_code_beside_the_stages_is_used(project: Path) -> None:
     """An experiment runs in a copy of the project, whatever is installed."""
-    (project / "src" / "newllm" / "data" / "corpus.py").write_text("raise SystemExit('the copy')\n")
+    (project / "src" / "newllm" / "corpus" / "corpus.py").write_text("raise SystemExit('the copy')\n")
     assert stage(project, "download").stderr == "the copy\n"
 
 

@@ -178,7 +178,7 @@ def test_windows_with_ids_beyond_the_vocabulary_are_refused(project: Project) ->
 
 
 def test_metrics_follow_from_the_seeds(project: Project) -> None:
-    layers = json.loads((project.folder / "metrics/layers/2.json").read_text())
+    (layers,) = json.loads((project.folder / "metrics/layers/2.json").read_text())["details"]
     (runs,) = json.loads((project.folder / "metrics/runs/2.json").read_text())["runs"]
     for name in ("val_ppl", "test_loss", "train_seconds", "best_epoch"):
         values = [seed[name] for seed in runs["seeds"]]
@@ -195,7 +195,7 @@ def test_metrics_follow_from_the_seeds(project: Project) -> None:
 def test_diagnostics_belong_to_the_runs(project: Project) -> None:
     (runs,) = json.loads((project.folder / "metrics/runs/2.json").read_text())["runs"]
     (found,) = json.loads((project.folder / "metrics/diagnostics/2.json").read_text())["diagnostics"]
-    data = json.loads((project.folder / "metrics/data.json").read_text())
+    (data,) = json.loads((project.folder / "metrics/data.json").read_text())["data"]
     assert (found["num_layers"], found["precision"]) == (2, "fp32")
     assert found["device"] == runs["device"]
     assert found["train_windows"] == found["val_windows"] == data["validation"]["windows"]
