@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from newllm.analysis.headline import headline
+from newllm.analysis import headline
 from newllm.analysis.results import load_results
 from newllm.analysis.summary import Comparison, compare
 from tests.analysis.metrics_files import DATA, final_perplexity, write_all, write_supplements
@@ -20,7 +20,7 @@ def comparison(root: Path, studied: int = 6, **options: Any) -> Comparison:
 
 
 def summary_of(root: Path, compared: Comparison) -> dict[str, Any]:
-    return headline(compared, more(root, compared))
+    return headline.all_figures(compared, more(root, compared))
 
 
 def test_headline(tmp_path: Path) -> None:
@@ -95,7 +95,15 @@ def test_verdicts_are_counted(tmp_path: Path) -> None:
 
 def test_numbers_for_dvc_are_few(tmp_path: Path) -> None:
     """What stands in lists DVC leaves out."""
-    summary = summary_of(tmp_path, comparison(tmp_path))
-    flat = [value for part in summary.values() for value in (part.values() if isinstance(part, dict) else [part])]
-    assert sum(not isinstance(value, list) for value in flat) < 30
-    assert not [value for value in flat if isinstance(value, dict)]
+    compared = comparison(tmp_path, studied=1)
+    written = headline.headline(compared, more(tmp_path, compared))
+    (details,) = written.pop("details")
+    assert details == summary_of(tmp_path, compared)
+    assert written == {
+        "num_layers": 1,
+        "val_ppl": pytest.approx(statistics.fmean(final_perplexity(1, seed) for seed in range(5))),
+        "test_ppl": pytest.approx(statistics.fmean(final_perplexity(1, seed) for seed in range(5)) - 1),
+        "val_accuracy": pytest.approx(0.382),
+        "best": details["best"],
+    }
+    assert set(details["best"]) == {"num_layers", "val_ppl", "test_ppl"}

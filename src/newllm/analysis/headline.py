@@ -1,6 +1,6 @@
-"""What metrics/summary.json holds: a few numbers that `dvc metrics diff` compares, and all of the statistics in lists.
+"""What metrics/summary.json holds: a few numbers for `dvc metrics diff` to compare, and all statistics in a list.
 
-DVC shows no figures that stand in lists.
+DVC makes a column of every figure that is not in a list.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,14 @@ FIGURES = ("val_ppl", "test_ppl", "val_accuracy", "test_accuracy")
 
 
 def headline(comparison: Comparison, supplements: Supplements) -> dict[str, Any]:
-    """The summary; what is not known is absent, such as half-widths where one seed gives no interval."""
+    """The depth under study and the best one in a few figures, and `details`: a list of `all_figures` alone."""
+    details = all_figures(comparison, supplements)
+    few = {name: details[name] for name in ("num_layers", "val_ppl", "test_ppl", "val_accuracy", "best")}
+    return few | {"details": [details]}
+
+
+def all_figures(comparison: Comparison, supplements: Supplements) -> dict[str, Any]:
+    """All of it; what is not known is absent, such as half-widths where one seed gives no interval."""
     studied, baseline, best = comparison.studied, comparison.baseline, comparison.best
     difference: dict[str, float] = {}
     for name in ("val_ppl", "test_ppl"):
