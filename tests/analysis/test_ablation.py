@@ -435,6 +435,18 @@ def test_when_the_study_itself_has_the_switch(tmp_path: Path) -> None:
     assert "Left out" not in section(tmp_path, compared)
 
 
+def test_recorded_before_there_were_more_switches(tmp_path: Path) -> None:
+    """An experiment that does not record how it was initialised was initialised as in the study."""
+    compared, earlier = study(tmp_path), experiment(RESIDUAL)
+    for name in ("model.initialisation", "train.schedule"):
+        del earlier["parameters"][name]
+    write(tmp_path, earlier)
+    assert "Left out" not in section(tmp_path, compared)
+    other = study(tmp_path, parameters={**PARAMETERS, "train": {**PARAMETERS["train"], "schedule": "linear"}})
+    assert other.training_deviations == ("schedule linear instead of constant",)
+    assert "(train.schedule constant instead of linear)" in section(tmp_path, other)
+
+
 def first(**values: Any) -> Callable[[dict[str, Any]], object]:
     return lambda one: one["depths"][0]["seeds"][0].update(values)
 

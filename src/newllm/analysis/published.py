@@ -84,8 +84,10 @@ STUDY_SWITCHES: dict[str, tuple[str, object]] = {
     "model.initialisation": ("initial weights of the hidden layers", "normal"),
     "train.schedule": ("schedule of the learning rate", "constant"),
     "train.warmup_epochs": ("warm-up in epochs", 0),
+    "model.initialisation": ("initialisation", "normal"),
+    "train.schedule": ("schedule", "constant"),
 }
-"""As STUDY_DATA, for what the notebook's model does not have; what a run does not record is off."""
+"""As STUDY_DATA, for what the notebook does not have; what a run does not record is off."""
 
 EXPECTED = {4: 20.0, 1: 20.3}
 """Depth → validation perplexity that the notebook expects at the end of the full training; rounded there to 0.1."""
