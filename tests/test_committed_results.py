@@ -1,6 +1,7 @@
 """The results in git are those that DVC recorded when the stages ran, and the report is that of the committed code."""
 
 import hashlib
+import json
 from typing import Any
 
 import pytest
@@ -12,15 +13,26 @@ LOCK = ROOT / "dvc.lock"
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load(LOCK.read_text())["stages"] if LOCK.exists() else {}
 
 
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def checksum(path: str, tracked: set[str]) -> str | None:
+    """As DVC makes it, of the committed files alone; None for what is not in git.
+
+    That of a folder is of a list of its files' checksums and names.
+    """
+    if path in tracked:
+        return md5((ROOT / path).read_bytes())
+    names = sorted(name for name in tracked if name.startswith(f"{path}/"))
+    files = [{"md5": md5((ROOT / name).read_bytes()), "relpath": name.removeprefix(f"{path}/")} for name in names]
+    return f"{md5(json.dumps(files).encode())}.dir" if files else None
+
+
 def differing(entries: list[dict[str, Any]]) -> list[str]:
-    """Those of the files in git whose checksum is not the recorded one."""
+    """Those of the files and folders in git whose checksum is not the recorded one."""
     tracked = in_git()
-    return [
-        entry["path"]
-        for entry in entries
-        if entry["path"] in tracked
-        and hashlib.md5((ROOT / entry["path"]).read_bytes(), usedforsecurity=False).hexdigest() != entry["md5"]
-    ]
+    return [entry["path"] for entry in entries if checksum(entry["path"], tracked) not in (None, entry["md5"])]
 
 
 @pytest.mark.parametrize("stage", STAGES)
