@@ -443,7 +443,7 @@ def test_recorded_before_there_were_more_switches(tmp_path: Path) -> None:
     write(tmp_path, earlier)
     assert "Left out" not in section(tmp_path, compared)
     other = study(tmp_path, parameters={**PARAMETERS, "train": {**PARAMETERS["train"], "schedule": "linear"}})
-    assert other.training_deviations == ("schedule linear instead of constant",)
+    assert other.training_deviations == ("schedule of the learning rate linear instead of constant",)
     assert "(train.schedule constant instead of linear)" in section(tmp_path, other)
 
 

@@ -84,8 +84,6 @@ STUDY_SWITCHES: dict[str, tuple[str, object]] = {
     "model.initialisation": ("initial weights of the hidden layers", "normal"),
     "train.schedule": ("schedule of the learning rate", "constant"),
     "train.warmup_epochs": ("warm-up in epochs", 0),
-    "model.initialisation": ("initialisation", "normal"),
-    "train.schedule": ("schedule", "constant"),
 }
 """As STUDY_DATA, for what the notebook does not have; what a run does not record is off."""
 

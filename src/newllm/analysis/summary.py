@@ -153,8 +153,8 @@ def _find(results: Sequence[DepthResult], depth: int, parameter: str) -> DepthRe
     depths = ", ".join(str(result.num_layers) for result in results)
     raise UserError(
         f"parameter {parameter}: found {depth}, which is not among the depths of this report ({depths}); "
-        f"set it to one of them, or add {depth} to the depths of train, evaluate, diagnose and report in dvc.yaml "
-        f"and run `dvc repro`"
+        f"set it to one of them, or add {depth} to the sweep in dvc.yaml, under vars and in the "
+        f"foreach of train, and run `dvc repro`"
     )
 
 
