@@ -99,9 +99,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     copy_project(folder, SMALL)
     pipeline = folder / "dvc.yaml"
     text = pipeline.read_text()
-    assert text.count('[1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]') == 1
-    text = text.replace("[1, 2, 3, 4, 5, 6, 7, 8, ", "[1, ").replace("sweep: 1 2 3 4 5 6 7 8", "sweep: 1")
-    text = text.replace("depth: [1, 4]", "depth: [1]").replace("[freeze, finetune, longer, scratch]", "[freeze]")
+    for all_of_it, some_of_it in (
+        ('[1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]', '[1, "${model.num_layers}"]'),
+        ("sweep: 1 2 3 4 5 6 7 8", 'sweep: "1"'),
+        ("{depth: [1, 4], pattern: [freeze, finetune, longer, scratch]}", "{depth: [1], pattern: [freeze]}"),
+    ):
+        assert text.count(all_of_it) == 1
+        text = text.replace(all_of_it, some_of_it)
     pipeline.write_text(text)
     project = Project(folder)
     output = project.run(*PARALLEL)
@@ -120,10 +124,9 @@ def project(finished: Project) -> Iterator[Project]:
 
 def test_results_are_complete(project: Project) -> None:
     for depth in (1, 2):
-        layers, (runs,) = (
-            project.json(f"metrics/layers/{depth}.json"),
-            project.json(f"metrics/runs/{depth}.json")["runs"],
-        )
+        few = project.json(f"metrics/layers/{depth}.json")
+        (layers,), (runs,) = few.pop("details"), project.json(f"metrics/runs/{depth}.json")["runs"]
+        assert few == {name: layers[name] for name in ("val_ppl", "test_ppl", "val_accuracy")}
         assert layers["num_layers"] == depth
         expected = {"num_params", "val_loss", "val_ppl", "val_accuracy", "test_loss", "test_ppl", "test_accuracy"}
         expected |= {"train_loss", "best_epoch", "epochs_run", "train_seconds", "tokens_per_second"}
@@ -141,13 +144,36 @@ def test_results_are_complete(project: Project) -> None:
     assert "| " in report
     assert "Ablations" not in report, "the study's are not those of a copy with other parameters"
     assert project.run("git", "status", "--porcelain") == ""
+    written = project.run("git", "diff", "--name-only", "HEAD~1", "HEAD").splitlines()
+    others = {name for name in written if not name.startswith(("metrics/", "plots/"))}
+    assert others == {"dvc.lock", "dvc.yaml"}, "dvc.yaml by the fixture"
 
 
-def test_a_second_run_runs_nothing(project: Project) -> None:
+BESIDE_CODE = [
+    "__pycache__/trainer.cpython-311.pyc",
+    ".ipynb_checkpoints/trainer.py",
+    ".trainer.py.swp",
+    ".trainer.swo",
+    "trainer.py~",
+    "#trainer.py#",
+    ".#trainer.py",
+    "trainer.py.orig",
+    "trainer.py.rej",
+    ".DS_Store",
+]
+
+
+def test_a_second_run_runs_nothing_whatever_tools_leave_beside_code(project: Project) -> None:
+    for folder in ("training", "analysis"):
+        for name in BESIDE_CODE:
+            path = project.folder / "src/newllm" / folder / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("not code")
+    assert "up to date" in project.run("dvc", "status")
     assert project.repro() == []
     assert ran(project.run(*PARALLEL)) == []
-    assert "up to date" in project.run("dvc", "status")
-    assert project.run("git", "status", "--porcelain") == ""
+    append(project.folder / "src/newllm/analysis/figures.py", "\n# changed\n")
+    assert "src/newllm/analysis" in project.run("dvc", "status", "report")
 
 
 def test_one_job_gives_what_two_jobs_gave(project: Project) -> None:
@@ -157,7 +183,8 @@ def test_one_job_gives_what_two_jobs_gave(project: Project) -> None:
         return {str(path): path.read_bytes() for path in project.folder.glob("models/**/*.safetensors")}
 
     def figures() -> dict[str, Any]:
-        values = {name: project.json(f"metrics/{name}") for name in ("layers/2.json", "expand/1-freeze.json")}
+        names = ("layers/2.json", "expand/1-freeze.json")
+        values = {name: project.json(f"metrics/{name}")["details"][0] for name in names}
         return {name: {key: value for key, value in found.items() if key in EQUAL} for name, found in values.items()}
 
     def lock() -> str:
@@ -364,6 +391,10 @@ def test_another_clone_gets_the_results_from_a_remote(project: Project, tmp_path
     project.run("git", "clone", "--quiet", str(project.folder), str(clone))
     other = Project(clone)
     assert ran(other.run("dvc", "repro", "--allow-missing", "--dry")) == []
+    changes = re.findall(r"^\t\t(.+?): +(.+)$", other.run("dvc", "status"), flags=re.MULTILINE)
+    assert {what for what, _ in changes} == {"deleted", "not in cache"}
+    assert {name.split("/")[0] for _, name in changes} == {"data", "models"}
+    assert {"models/1", "models/2", "data/windows"} <= {name for _, name in changes}
     other.run("dvc", "remote", "add", "--quiet", "--local", "--default", "shared", str(remote))
     other.run("dvc", "pull", "--quiet")
     assert other.repro() == []
