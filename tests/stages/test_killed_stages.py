@@ -95,7 +95,7 @@ def test_a_signal_ends_training_within_five_seconds_and_it_goes_on(project: Proj
     assert time.monotonic() - start < 5
     assert process.returncode == 128 + number
     assert "Traceback" not in output
-    where = re.search(r"ended by a signal; `dvc repro` goes on (after epoch \d+ of seeds 0)", output)
+    where = re.search(r"ended by a signal; `dvc repro` goes on (after epoch \d+ of seed 0)", output)
     assert where
     assert f"train@1: going on {where[1]}\n" in project.run(*TRAIN)
     assert_as_expected(project, "train")
