@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test repro bench lint audit states clean-states clean
+.PHONY: help setup demo test repro bench lint mutants audit states clean-states clean
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -36,6 +36,14 @@ bench: setup ## speed: plain loop, this trainer and torch's LSTM side by side
 lint: setup ## ruff and mypy
 	@ruff check . && ruff format --check . && mypy
 
+mutants: setup ## small changes of the core modules that no test notices (hours; ONLY='newllm.studies.*' for some)
+	@python -m venv build/mutmut
+	@build/mutmut/bin/pip install --quiet --disable-pip-version-check 'mutmut>=3.8,<4'
+	@export OMP_NUM_THREADS=1 PYTEST_DISABLE_PLUGIN_AUTOLOAD=1; \
+	export PYTHONPATH="$$(python -c 'import site; print(site.getsitepackages()[0])')"; \
+	build/mutmut/bin/python -m mutmut run --max-children 1 $(if $(ONLY),'$(ONLY)') && \
+	build/mutmut/bin/python -m mutmut results
+
 audit: ## known vulnerabilities of the pinned packages (pip-audit, needs the network)
 	@"$(PYTHON)" -m venv build/audit && build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
 	@build/audit/bin/pip-audit --requirement requirements.lock --no-deps --disable-pip --strict
@@ -47,4 +55,4 @@ clean-states: setup ## removes states of other code than that in src; with ALL=1
 	@PYTHONPATH=src python -m newllm.runtime.resume --remove $(if $(ALL),--all)
 
 clean: ## removes what demo and tests left; the environment, data and results stay
-	rm -rf build .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf build mutants .pytest_cache .hypothesis .mypy_cache .ruff_cache
