@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from pyarrow import parquet
 
 from newllm.config import DataConfig, SyntheticConfig
@@ -25,6 +26,9 @@ MakeConfig = Callable[..., DataConfig]
 ENVIRONMENT = isolated(os.environ)  # tests may be run by a hook, by `git rebase --exec` or `git bisect run`
 os.environ.clear()
 os.environ.update(ENVIRONMENT)
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")  # where others work too, drawing an example takes a second now and then
 
 
 @pytest.fixture(scope="session")
