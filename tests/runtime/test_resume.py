@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -409,6 +410,25 @@ def test_killed_within_a_write(tmp_path: Path, point: str, counts: tuple[int, in
 
 def with_library() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": "1"}
+
+
+def test_a_state_is_on_the_disk_before_its_name_and_its_name_before_an_older_state_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, synced = os.fsync, []
+
+    def noting(descriptor: int) -> None:
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        synced.append((is_folder, len(generations(where.folder)), os.fstat(descriptor).st_size > 0))
+        fsync(descriptor)
+
+    with kept(tmp_path) as where:
+        where.keep(state_of(0))
+        where.keep(state_of(1))
+        monkeypatch.setattr(os, "fsync", noting)
+        where.keep(state_of(2))
+        assert synced == [(False, 2, True), (True, 3, True)]
+        assert len(generations(where.folder)) == 2
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError(5, "Input/output error")])

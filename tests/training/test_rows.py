@@ -46,8 +46,10 @@ def same_bits(found: Training, row: int, expected: Training, other: int) -> bool
 def test_a_recipe_is_what_a_plain_loop_makes_of_it(name: str) -> None:
     recipe = RECIPES[name]
     trained = train(SHAPE, [Row(5, recipe)], CONFIG, DATA)
-    train_losses, val_losses, parameters = plain_loop(5, CONFIG, recipe)
+    epochs, parameters = plain_loop(5, CONFIG, recipe)
+    train_losses, val_losses, _, norms = zip(*epochs, strict=True)
     assert [row.train_loss for row in trained.curves] == pytest.approx(train_losses, rel=1e-5)
+    assert [row.gradient_norm for row in trained.curves] == pytest.approx(norms, rel=1e-3)
     assert [row.val_loss for row in trained.curves] == pytest.approx(val_losses, rel=1e-5)
     best = min(range(4), key=val_losses.__getitem__)
     assert trained.results[0].best_epoch == best + 1

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from newllm.training.evaluation import loss_and_accuracy
 from newllm.training.optimiser import max_gradient_norm
 from newllm.training.rows import Recipe
 from newllm.training.stack import Ledger, Start, Task
-from newllm.training.trainer import StackTrainer
+from newllm.training.trainer import StackTrainer, train
 from tests.training.fitting import fit, recipe_of, rows_of
 
 SHAPE = ModelShape(vocabulary_size=20, embedding_dim=8, context_dim=6, hidden_size=12, num_layers=2)
@@ -60,8 +61,14 @@ def windows(count: int, seed: int) -> Tensor:
 DATA = windows(300, 1), windows(61, 2)
 
 
-def plain_loop(seed: int, config: TrainConfig, recipe: Recipe) -> tuple[list[float], list[float], dict[str, Tensor]]:
-    """One row by the definition with autograd, torch.optim.Adam, its schedulers and clip_grad_norm_."""
+def plain_loop(
+    seed: int, config: TrainConfig, recipe: Recipe, residual: bool = False, phase: int = 0
+) -> tuple[list[tuple[float, float, float, float]], dict[str, Tensor]]:
+    """One row by the definition with autograd, torch.optim.Adam, its schedulers and clip_grad_norm_.
+
+    Returns:
+        Of every epoch training loss, validation loss, validation accuracy and mean gradient norm; and the parameters.
+    """
     begun = initial_parameters(SHAPE, [seed], [recipe.initialisation])
     parameters = {name: p.requires_grad_() for name, p in begun.items()}
     optimizer = torch.optim.Adam(list(parameters.values()), lr=recipe.learning_rate)
@@ -73,40 +80,48 @@ def plain_loop(seed: int, config: TrainConfig, recipe: Recipe) -> tuple[list[flo
         return (step + 1) / warmup if step < warmup else falling
 
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    train_losses, val_losses, step = [], [], 0
+    later = 10**9 * phase
+    epochs, step = [], 0
     for epoch in range(1, config.epochs + 1):
-        order = torch.randperm(len(DATA[0]), generator=random_stream(seed, "shuffling", epoch))
+        order = torch.randperm(len(DATA[0]), generator=random_stream(seed, "shuffling", epoch + later))
         order = longest_first(order[None], lengths(DATA[0], 0), config.batch_size)[0]
-        total, count = 0.0, 0
+        total, count, norms = 0.0, 0, []
         for batch in order.split(config.batch_size):
             rows = DATA[0][batch].long()[None]
-            keep = dropout_masks([seed], [step], (2, 9, len(batch), 12), [recipe.dropout], torch.device("cpu"))
-            outputs = logits(parameters, rows[:, :, :-1], keep, recipe.dropout)
+            keep = dropout_masks([seed], [step + later], (2, 9, len(batch), 12), [recipe.dropout], torch.device("cpu"))
+            outputs = logits(parameters, rows[:, :, :-1], keep, recipe.dropout, residual)
             targets = rows[:, :, 1:]
             loss = cross_entropy(outputs.flatten(0, 2), targets.flatten(), ignore_index=0)
             optimizer.zero_grad()
             loss.backward()
             limit = max_gradient_norm(recipe.gradient_clipping, epoch)
-            torch.nn.utils.clip_grad_norm_(list(parameters.values()), limit)
+            norms.append(torch.nn.utils.clip_grad_norm_(list(parameters.values()), limit).item())
             optimizer.step()
             scheduler.step()
             targets_count = int((targets != 0).sum())
             total, count, step = total + loss.item() * targets_count, count + targets_count, step + 1
-        train_losses.append(total / count)
         with torch.no_grad():
-            outputs = logits(parameters, DATA[1].long()[None, :, :-1])
+            outputs = logits(parameters, DATA[1].long()[None, :, :-1], residual=residual)[0]
         targets = DATA[1].long()[:, 1:]
-        val_losses.append(cross_entropy(outputs.flatten(0, 2), targets.flatten(), ignore_index=0).item())
-    return train_losses, val_losses, {name: p.detach() for name, p in parameters.items()}
+        val_loss = cross_entropy(outputs.flatten(0, 1), targets.flatten(), ignore_index=0).item()
+        accuracy = (outputs.argmax(-1) == targets)[targets != 0].double().mean().item()
+        epochs.append((total / count, val_loss, accuracy, sum(norms) / len(norms)))
+    return epochs, {name: p.detach() for name, p in parameters.items()}
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.2])
-def test_training_equals_a_plain_loop(dropout: float) -> None:
+@pytest.mark.parametrize(("dropout", "residual", "phase"), [(0.0, False, 0), (0.2, True, 0), (0.2, False, 2)])
+def test_training_equals_a_plain_loop(dropout: float, residual: bool, phase: int) -> None:
     config = settings(seeds=[5], base_learning_rate=0.01)  # at twice the rate rounding grows tenfold an epoch
-    trained = fit(SHAPE, dropout, config, DATA)
-    train_losses, val_losses, parameters = plain_loop(5, config, recipe_of(config, dropout))
-    assert [row.train_loss for row in trained.curves] == pytest.approx(train_losses, rel=1e-5)
-    assert [row.val_loss for row in trained.curves] == pytest.approx(val_losses, rel=1e-5)
+    start = Start(initial_parameters(SHAPE, [5]), phase=phase) if phase else None
+    trained = fit(replace(SHAPE, residual=residual), dropout, config, DATA, start=start)
+    epochs, parameters = plain_loop(5, config, recipe_of(config, dropout), residual, phase)
+    for row, (train_loss, val_loss, accuracy, norm) in zip(trained.curves, epochs, strict=True):
+        assert row.train_loss == pytest.approx(train_loss, rel=1e-5)
+        assert row.val_loss == pytest.approx(val_loss, rel=1e-5)
+        assert row.val_ppl == pytest.approx(math.exp(val_loss), rel=1e-4)
+        assert row.val_accuracy == pytest.approx(accuracy, abs=0.003), "one target of 549"
+        assert row.gradient_norm == pytest.approx(norm, rel=1e-3)
+        assert row.loss_scale == 1
     assert trained.results[0].best_epoch == 3
     for name, value in trained.parameters.items():
         # Adam divides by the gradient's size, so entries with hardly any gradient differ more than by rounding
@@ -218,6 +233,26 @@ def test_a_validation_loss_out_of_range_stops_too() -> None:
         fit(SHAPE, 0.0, settings(base_learning_rate=1e8), DATA)
 
 
+@pytest.mark.parametrize(("val_loss", "problem"), [(199.9, False), (200.0, True), (math.nan, True)])
+def test_the_largest_validation_loss_is_200_nats(
+    monkeypatch: pytest.MonkeyPatch, val_loss: float, problem: bool
+) -> None:
+    scores = torch.tensor([val_loss]), torch.tensor([0.5])
+    monkeypatch.setattr(trainer, "of_batches", lambda *_: scores)
+    config = settings(seeds=[0], epochs=1)
+    trained = train(SHAPE, rows_of(config), config, DATA)
+    assert (trained.results[0].problem is not None) is problem
+    assert [row.val_accuracy for row in trained.curves] == ([] if problem else [0.5])
+
+
+def test_a_batch_without_targets_changes_no_parameter_for_the_worse() -> None:
+    empty = DATA[0][:32].clone()
+    empty[:, 1:] = 0
+    trained = fit(SHAPE, 0.0, settings(seeds=[0], epochs=1), (empty, DATA[1]))
+    assert trained.curves[0].train_loss == trained.curves[0].gradient_norm == 0
+    assert all(torch.equal(trained.parameters[n], value) for n, value in initial_parameters(SHAPE, [0]).items())
+
+
 @pytest.fixture
 def modest_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """A first loss scale that does not overflow, so that no step is skipped."""
@@ -324,9 +359,9 @@ def test_captured_steps_are_the_same_as_called_ones(monkeypatch: pytest.MonkeyPa
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.cuda
-def test_an_overflow_skips_the_step_of_its_seed_alone() -> None:
-    data = DATA[0].cuda(), DATA[1].cuda()
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def test_an_overflow_skips_the_step_of_its_seed_alone(device: str) -> None:
+    data = DATA[0].to(device), DATA[1].to(device)
     config = settings(precision="fp16", epochs=1)
     task = Task(SHAPE, rows_of(config, 0.1), config, data)
     training = StackTrainer(task, Ledger(task), 3, Progress(2, 1, 1, 1, silent=True))
@@ -341,7 +376,11 @@ def test_an_overflow_skips_the_step_of_its_seed_alone() -> None:
     changed = (stack.flat != before).any(1)
     assert changed.tolist() == [True, False, True]
     assert stack.scaler.scale[1].item() == 2.0**59
-    assert stack.adam.steps[1] == stack.adam.steps[0] - 1
+    assert stack.adam.steps.tolist() == [4, 3, 4]
+    assert training.totals.applied.tolist() == [4, 3, 4]
+    _, norms, failed_steps = training.totals.means()
+    assert norms.isfinite().all()
+    assert failed_steps.tolist() == [-1, -1, -1]
 
 
 def test_a_stack_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -365,6 +404,15 @@ def test_a_stack_that_does_not_fit_is_halved(monkeypatch: pytest.MonkeyPatch, ca
     assert [row.val_loss for row in found.curves] == [row.val_loss for row in expected.curves]
     assert all(torch.equal(found.parameters[name], value) for name, value in expected.parameters.items())
     assert "3 rows at once need more memory than there is; now 2" in capsys.readouterr().out
+
+
+def test_another_error_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: StackTrainer, size: int) -> None:
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(StackTrainer, "next_step", fails)
+    with pytest.raises(RuntimeError, match="something else"):
+        fit(SHAPE, 0.1, settings(), DATA, places=3)
 
 
 def test_one_seed_that_does_not_fit_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,6 +477,22 @@ def test_frozen_entries_keep_their_bits_and_the_others_learn() -> None:
         assert not mask.any() or (before[mask] != after[mask]).double().mean() > 0.5, name
     everything = fit(shape, 0.1, config, DATA, start=Start(start.parameters))
     assert not torch.equal(everything.parameters["output.weight"], start.parameters["output.weight"])
+
+
+def test_the_gradient_norm_is_of_what_learns() -> None:
+    """Of a training of one step, and so of the fresh parameters' gradient."""
+    config = settings(seeds=[4], epochs=1, batch_size=300)
+    fresh = initial_parameters(SHAPE, [4])
+    learns = {name: torch.zeros_like(value) for name, value in fresh.items()}
+    learns["output.bias"][0, 3:9] = 1
+    trained = fit(SHAPE, 0.0, config, DATA, start=Start(fresh, learns))
+    leaves = {name: value.clone().requires_grad_() for name, value in fresh.items()}
+    rows = DATA[0].long()[None]
+    outputs = logits(leaves, rows[:, :, :-1]).flatten(0, 2)
+    cross_entropy(outputs, rows[:, :, 1:].flatten(), ignore_index=0).backward()
+    bias = leaves["output.bias"].grad
+    assert bias is not None
+    assert trained.curves[0].gradient_norm == pytest.approx(bias[0, 3:9].norm().item(), rel=1e-4)
 
 
 def _of(parameters: dict[str, Tensor], row: int) -> dict[str, Tensor]:

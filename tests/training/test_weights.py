@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from newllm.errors import UserError
+from newllm.files import write_checksum
 from newllm.model.definition import ModelShape, initial_parameters
+from newllm.training.evaluation import loss_and_accuracy
 from newllm.training.records import RowResult, Training
-from newllm.training.weights import TrainingRecord, load, save
+from newllm.training.weights import TrainingRecord, check_val_losses, load, save, scores, stacks
 
 SHAPE = ModelShape(11, 5, 4, 6, 2)
 
@@ -41,6 +44,18 @@ def test_what_is_saved_is_loaded(folder: Path) -> None:
     assert all(torch.equal(parameters[name], value) for name, value in expected.items())
     assert record.shape == SHAPE
     assert [result.seed for result in record.seeds] == [0, 7]
+    with safe_open(folder / "weights.safetensors", "pt") as weights:
+        assert weights.metadata() == {"num_layers": "2"}
+
+
+def test_weights_are_float32_whatever_the_file_holds(folder: Path) -> None:
+    values = {name: value.half() for name, value in load_file(folder / "weights.safetensors").items()}
+    save_file(values, folder / "weights.safetensors")
+    write_checksum(folder / "weights.safetensors")
+    parameters, _ = load(folder, 2)
+    for name, value in values.items():
+        assert parameters[name].dtype == torch.float32
+        assert torch.equal(parameters[name], value.float())
 
 
 def truncate(folder: Path) -> None:
@@ -104,3 +119,25 @@ def test_damage_is_named(folder: Path, damage: Callable[[Path], None], message: 
 def test_another_depth_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="found a model of 2 layers, expected 3"):
         load(folder, 3)
+
+
+@pytest.mark.parametrize(("found", "fits"), [([1.6, 1.6], True), ([1.6009, 1.5991], True), ([1.6, 1.6011], False)])
+def test_a_validation_loss_other_than_trainings_is_refused(folder: Path, found: list[float], fits: bool) -> None:
+    _, record = load(folder, 2)
+    if fits:
+        check_val_losses(folder, record, found)
+    else:
+        with pytest.raises(UserError, match=r"seed 7: found a validation loss of 1\.6011, .*recorded 1\.6000"):
+            check_val_losses(folder, record, found)
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_scores_are_of_each_seed_in_its_place(folder: Path, residual: bool) -> None:
+    parameters = {name: 15 * value for name, value in load(folder, 2)[0].items()}
+    places = [(seeds, len(one["norm.weight"])) for seeds, one in stacks(parameters, torch.device("cpu"))]
+    assert places == [(slice(0, 1), 1), (slice(1, 2), 1)]
+    windows = torch.randint(0, 11, (9, 7), generator=torch.Generator().manual_seed(0)).int()
+    losses, accuracies = loss_and_accuracy(parameters, windows, 9, torch.float32, residual)
+    found = scores(parameters, windows, 4, torch.float32, residual)
+    assert [loss for loss, _ in found] == pytest.approx(losses.tolist(), rel=1e-6)
+    assert [accuracy for _, accuracy in found] == pytest.approx(accuracies.tolist(), rel=1e-9)
