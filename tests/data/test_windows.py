@@ -93,6 +93,7 @@ def test_many_windows_are_written_in_order(make_config: Any, tmp_path: Path) -> 
     counts = write_split(tmp_path / "many.npy", iter(rows), make_config())
     expected = np.concatenate([cut_row(ids, 64, 32) for ids in rows])
     assert counts.windows == len(expected) == 3_000 * 8
+    assert counts.tokens == expected.size
     np.testing.assert_array_equal(load_windows(tmp_path / "many.npy"), expected)
 
 
@@ -177,6 +178,7 @@ GOOD = npy(np.ones((3, 4), np.uint16))
         (npy(np.ones((3, 4), np.int64)), "found int64 of shape [3, 4], expected uint16"),
         (npy(np.ones(3, np.uint16)), "found uint16 of shape [3], expected uint16 of shape [windows, tokens]"),
         (npy(np.ones((0, 64), np.uint16)), "expected at least one window"),
+        (GOOD + b"\0", "found uint16 of shape [3, 4], but the file is longer"),
     ],
 )
 def test_damaged_windows(tmp_path: Path, content: bytes | None, expected: str) -> None:

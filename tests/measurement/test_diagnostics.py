@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from newllm.measurement.diagnostics import (
 )
 from newllm.model import plain
 from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
+from newllm.model.streams import random_stream
 from newllm.training.evaluation import loss_and_accuracy
 
 SHAPE = ModelShape(vocabulary_size=20, embedding_dim=8, context_dim=6, hidden_size=12, num_layers=3)
@@ -52,12 +54,14 @@ def figures(parameters: Parameters) -> list[dict]:
     return seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, VALIDATION), STRIDE, 8, torch.float32)
 
 
-def losses_by_definition(parameters: Parameters, seed: int, rows: Tensor) -> dict[tuple[int, int], float]:
+def losses_by_definition(
+    parameters: Parameters, seed: int, rows: Tensor, residual: bool = False
+) -> dict[tuple[int, int], float]:
     """The loss of every target of a seed by window and position, 1 for the first target."""
     losses = {}
     for number, row in enumerate(rows.long()):
         one = {name: value[seed : seed + 1] for name, value in parameters.items()}
-        outputs = logits(one, row[None, None, :-1])[0, 0]
+        outputs = logits(one, row[None, None, :-1], residual=residual)[0, 0]
         for position in range(1, len(row)):
             if row[position] != PAD:
                 losses[number, position] = cross_entropy(outputs[position - 1], row[position]).item()
@@ -136,6 +140,7 @@ def test_without_overlap_there_is_no_gain(parameters: Parameters) -> None:
         rows, _ = cut(stride)
         found = seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, rows), stride, 8, torch.float32)
         assert [seed["context_gain_by_position"] for seed in found] == [[], []]
+        assert len(overlapping(rows, stride)) == 0
     rows, _ = cut(3, [3, 8, 7])  # no row is longer than a window
     assert len(overlapping(rows, 3)) == 0
     assert context_gains(torch.zeros(2, len(rows), 9), rows, 3) == [[], []]
@@ -178,9 +183,9 @@ def test_a_position_without_targets_has_no_loss(parameters: Parameters) -> None:
         assert seed["val_loss_by_position_full_windows"] == [None] * 9
 
 
-def norms_by_autograd(parameters: Parameters, seed: int, rows: Tensor) -> dict[str, float]:
+def norms_by_autograd(parameters: Parameters, seed: int, rows: Tensor, residual: bool = False) -> dict[str, float]:
     leaves = {name: value[seed : seed + 1].clone().requires_grad_() for name, value in parameters.items()}
-    outputs = logits(leaves, rows[None, :, :-1].long())[0]
+    outputs = logits(leaves, rows[None, :, :-1].long(), residual=residual)[0]
     cross_entropy(outputs.flatten(0, 1), rows[:, 1:].flatten().long(), ignore_index=PAD).backward()
     norms = {name: value.grad.norm().item() for name, value in leaves.items() if value.grad is not None}
     return {name: norm for name, norm in norms.items() if name.endswith(".weight") and name != "norm.weight"}
@@ -215,6 +220,19 @@ def test_gradients_are_those_at_the_first_and_at_the_best_parameters(
     assert first["best"] == pytest.approx(norms_by_autograd(parameters, 0, TRAIN[:20]), rel=1e-4)
 
 
+def test_residual_connections_are_part_of_the_model(parameters: Parameters) -> None:
+    shape = replace(SHAPE, residual=True)
+    found = seed_diagnostics(shape, parameters, SEEDS, (TRAIN, VALIDATION), STRIDE, 8, torch.float32)
+    for index, seed in enumerate(SEEDS):
+        for name, rows in (("train_loss_without_dropout", TRAIN), ("val_loss", VALIDATION)):
+            losses = losses_by_definition(parameters, index, rows, residual=True)
+            assert found[index][name] == pytest.approx(mean(list(losses.values())), rel=1e-5)
+        initial = norms_by_autograd(initial_parameters(SHAPE, [seed]), 0, TRAIN, residual=True)
+        best = norms_by_autograd(parameters, index, TRAIN, residual=True)
+        assert found[index]["gradient_norms"]["initial"] == pytest.approx(initial, rel=1e-4)
+        assert found[index]["gradient_norms"]["best"] == pytest.approx(best, rel=1e-4)
+
+
 def test_gradients_are_in_float32_whatever_the_losses_are_in(parameters: Parameters, figures: list[dict]) -> None:
     half = seed_diagnostics(SHAPE, parameters, SEEDS, (TRAIN, VALIDATION), STRIDE, 8, torch.bfloat16)
     for found, expected in zip(half, figures, strict=True):
@@ -230,8 +248,7 @@ def test_the_sample_is_fixed_and_without_repetition() -> None:
     assert len(set(sample)) == 300
     assert max(sample) > 900, "from everywhere"
     assert min(sample) < 100
-    torch.manual_seed(1)
-    assert sample_windows(numbered, 300).flatten().tolist() == sample
+    assert sample == torch.randperm(1000, generator=random_stream(0, "diagnostics", 0))[:300].tolist()
     assert sample_windows(numbered, 100).flatten().tolist() == sample[:100]
     assert len(sample_windows(numbered, 2000)) == 1000
 

@@ -6,10 +6,12 @@ import torch
 from newllm.data.vocabulary import BOS, EOS, PAD, SPECIAL_TOKENS, build_tokenizer
 from newllm.measurement.samples import NEW_TOKENS, PROMPTS, continuations
 from newllm.model.definition import ModelShape, Parameters, initial_parameters, logits
+from newllm.model.streams import random_stream
 
 WORDS = ["the", "in", "he", "was", "it", "is", "a", "song", "born"]  # "first" is none
 TOKENS = [*SPECIAL_TOKENS, *sorted(WORDS)]
 TOKENIZER = build_tokenizer(WORDS, len(TOKENS))
+READ = [prompt.replace("first", "<unk>") for prompt in PROMPTS]
 SHAPE = ModelShape(len(TOKENS), embedding_dim=8, context_dim=6, hidden_size=12, num_layers=2)
 
 
@@ -21,19 +23,25 @@ def parameters() -> Parameters:
     return parameters
 
 
-def test_greedy_is_the_most_probable_next_token_again_and_again(parameters: Parameters) -> None:
-    for text in continuations(parameters, TOKENIZER):
-        tokens = [BOS, *(TOKENS.index(word) for word in text["prompt"].split())]
-        following = text["greedy"].split()
-        assert len(following) == NEW_TOKENS
-        for word in following:
-            scores = logits(parameters, torch.tensor([[tokens]]))[0, 0, -1]
-            best = max((id_ for id_ in range(len(TOKENS)) if id_ not in (PAD, BOS)), key=lambda id_: scores[id_])
-            assert TOKENS[best] == word
-            tokens.append(best)
-    assert [text["prompt"] for text in continuations(parameters, TOKENIZER)] == [
-        prompt.replace("first", "<unk>") for prompt in PROMPTS
-    ]
+def by_definition(parameters: Parameters, residual: bool, stream: torch.Generator | None) -> list[str]:
+    """The texts, token by token: the most probable, or drawn for all prompts together."""
+    texts = [[BOS, *(TOKENS.index(word) for word in prompt.split())] for prompt in READ]
+    length = len(texts[0])
+    for _ in range(NEW_TOKENS):
+        scores = torch.cat([logits(parameters, torch.tensor([[text]]), residual=residual)[0, :, -1] for text in texts])
+        scores[:, PAD] = scores[:, BOS] = -torch.inf
+        drawn = torch.multinomial(scores.softmax(1), 1, generator=stream)[:, 0] if stream else scores.argmax(1)
+        for text, token in zip(texts, drawn.tolist(), strict=True):
+            text.append(token)
+    return [" ".join(TOKENS[token] for token in text[length:]) for text in texts]
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_texts_equal_the_definition(parameters: Parameters, residual: bool) -> None:
+    texts = continuations(parameters, TOKENIZER, residual)
+    assert [text["prompt"] for text in texts] == READ
+    assert [text["greedy"] for text in texts] == by_definition(parameters, residual, None)
+    assert [text["sampled"] for text in texts] == by_definition(parameters, residual, random_stream(0, "samples", 0))
 
 
 def test_samples_are_drawn_by_probability_and_repeat(parameters: Parameters) -> None:
