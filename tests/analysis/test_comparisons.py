@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from newllm.analysis.comparisons import against, compare_pairs, not_distinguishable_from_best
+from newllm.analysis.comparisons import Difference, against, compare_pairs, not_distinguishable_from_best
+from newllm.analysis.statistics import Estimate
 from tests.analysis.metrics_files import change_json
 from tests.analysis.studies import PERPLEXITIES, reload, study
 
@@ -25,6 +26,15 @@ def test_against_the_baseline(tmp_path: Path) -> None:
     assert raw[7].pvalue < 0.05 < 3 * raw[7].pvalue
     assert [depth for depth, pair in family.items() if pair.below] == [1, 2, 3, 4]
     assert not any(pair.above for pair in family.values())
+
+
+def test_shown_is_a_p_value_below_5_percent_and_a_difference_other_than_expected() -> None:
+    def shown(mean: float, p: float | None) -> tuple[bool, bool]:
+        difference = Difference(Estimate(mean, 0.1), 0.1, p)
+        return difference.above, difference.below
+
+    assert [shown(0.2, p) for p in (0.0499, 0.05, None)] == [(True, False), (False, False), (False, False)]
+    assert [shown(mean, 0.0) for mean in (0.0, 0.1, 0.2)] == [(False, True), (False, False), (True, False)]
 
 
 def test_expected_difference() -> None:

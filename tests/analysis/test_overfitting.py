@@ -1,13 +1,14 @@
 """The claim about overfitting on both sides of its rule, and what is measured for it."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from newllm.analysis.comparisons import PairComparison
-from newllm.analysis.overfitting import Diagnostics, Excess, excesses, plateau_epochs, worse_and_deeper
+from newllm.analysis.overfitting import Diagnostics, Excess, excesses, gaps, plateau_epochs, worse_and_deeper
 from newllm.analysis.summary import Comparison
 from newllm.analysis.verdicts import Outcome, Verdict, judge
 from newllm.measurement.intervals import Estimate
@@ -82,6 +83,39 @@ def test_parts_add_up(tmp_path: Path) -> None:
         parts = excess.train_loss.difference.mean + excess.gap.difference.mean
         assert parts == pytest.approx(excess.val_loss.mean)
         assert excess.balance.difference.mean == pytest.approx(2 * excess.train_loss.difference.mean - parts)
+
+
+def test_numbers_in_short_are_those_of_the_deepest_model(tmp_path: Path) -> None:
+    """At depth 8 log(23 / 19.9) = 0.1448 nats above depth 4."""
+    compared = study(tmp_path, spread=0.1)
+    for share, numbers in (
+        (lambda depth: 1.2 if depth == 8 else 0.5, ["4", "8", "0.174", "0.029"]),
+        (lambda depth: -0.3 if depth == 8 else 0.5, ["4", "8", "0.043", "0.188"]),
+    ):
+        assert re.findall(r"[\d.]*\d", verdict(compared, share).finding.short) == numbers
+
+
+def test_direction_of_both_parts(tmp_path: Path) -> None:
+    compared = study(tmp_path)
+    directions = [verdict(compared, lambda _, share=share: share).finding.short for share in (1.2, 0.5, -0.3)]
+    assert [("rises" in short, "grows" in short) for short in directions] == [
+        (True, False),
+        (True, True),
+        (False, True),
+    ]
+
+
+def test_gaps_are_of_each_seed(tmp_path: Path) -> None:
+    compared = study(tmp_path)
+    found = gaps(compared.results[6], [Diagnostics(6, (1.0,) * 5), Diagnostics(7, (2.0, 2.1, 2.2, 2.3, 2.4))])
+    expected = [math.log(21.7 + 0.02 * (seed - 2)) - 2 - 0.1 * seed for seed in range(5)]
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_plateau_ends_below_60(tmp_path: Path) -> None:
+    """Of three epochs, the second is at three times the last."""
+    assert plateau_epochs(study(tmp_path, {4: 20.0}, spread=0, epochs=3).results[3]) == [2, 1, 2, 2, 2]
+    assert plateau_epochs(study(tmp_path, {4: 19.999}, spread=0, epochs=3).results[3]) == [1, 0, 1, 1, 1]
 
 
 def test_plateau(tmp_path: Path) -> None:

@@ -2,13 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from newllm.analysis.statistics import difference_interval, difference_p_value, holm, mean_p_value, prediction_interval
-from newllm.measurement.intervals import mean_interval
+from newllm.analysis.statistics import (
+    deviation,
+    difference_interval,
+    difference_p_value,
+    holm,
+    mean_p_value,
+    prediction_interval,
+)
+from newllm.measurement.intervals import Estimate, mean_interval
 
 SAMPLES = st.lists(st.floats(1, 1000), min_size=2, max_size=8)
 
@@ -26,7 +34,9 @@ def test_prediction_by_hand() -> None:
     estimate = prediction_interval([1.0, 2.0, 3.0, 4.0, 5.0])
     assert estimate.mean == 3.0
     assert estimate.half_width == pytest.approx(2.776445105 * math.sqrt(2.5 * 6 / 5), rel=1e-9)
-    assert prediction_interval([2.0]).half_width is None
+    assert prediction_interval([2.0]) == Estimate(2.0, None)
+    assert deviation([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(math.sqrt(2.5), rel=1e-12)
+    assert deviation([2.0]) is None
 
 
 def test_difference_by_hand() -> None:
@@ -51,15 +61,23 @@ def test_against_scipy(first: list[float], second: list[float]) -> None:
 
 
 def test_one_value_has_no_interval() -> None:
-    assert mean_interval([20.5]).half_width is None
-    assert mean_interval([20.5]).low is None
-    assert difference_interval([20.5], [20.0, 21.0]).half_width is None
-    assert not difference_interval([20.5], [20.0, 21.0]).excludes_zero
+    assert mean_interval([20.5]) == Estimate(20.5, None)
+    assert (mean_interval([20.5]).low, mean_interval([20.5]).high) == (None, None)
+    assert difference_interval([20.5], [19.0, 20.0]) == Estimate(1.0, None)
+    assert difference_interval([19.0, 20.0], [20.5]) == Estimate(-1.0, None)
+    assert not difference_interval([20.5], [19.0, 20.0]).excludes_zero
     with pytest.raises(ValueError, match="no values"):
         mean_interval([])
 
 
+def test_zero_at_the_bound_is_not_excluded() -> None:
+    assert [Estimate(mean, 0.5).excludes_zero for mean in (-0.75, -0.5, 0.0, 0.5, 0.75)] == [True, *[False] * 3, True]
+
+
 def test_equal_values() -> None:
+    assert np.std([0.1] * 3, ddof=1) > 0, "the mean is rounded"
+    assert mean_interval([0.1] * 3).half_width == 0
+    assert difference_interval([0.1] * 3, [0.2] * 3).half_width == 0
     assert mean_interval([2.0, 2.0]).half_width == 0
     assert difference_interval([2.0, 2.0], [1.0, 1.0]).half_width == 0
     assert difference_interval([2.0, 2.0], [1.0, 1.0]).excludes_zero
@@ -87,7 +105,10 @@ def test_tests_without_spread_or_seeds() -> None:
     assert difference_p_value([2.0, 2.0], [1.0, 1.0]) == 0
     assert difference_p_value([20.1, 20.1], [20.0, 20.0, 20.0], 0.1) == 1
     assert difference_p_value([20.1] * 3, [20.1] * 5) == 1
+    assert difference_p_value([2.0, 2.0], [1.0, 1.0], 1 + 5e-10) == 1
+    assert difference_p_value([2.0, 2.0], [1.0, 1.0], 1 + 2e-9) == 0
     assert difference_p_value([2.0], [1.0, 1.5]) is None
+    assert difference_p_value([1.0, 1.5], [2.0]) is None
     assert mean_p_value([2.0, 2.0], 2.0) == 1
     assert mean_p_value([2.0, 2.0], 2.1) == 0
     assert mean_p_value([2.0], 2.1) is None

@@ -1,5 +1,6 @@
 """Headline and series against plain computations on the same inputs."""
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from newllm.analysis.results import load_results
 from newllm.analysis.summary import Comparison, compare, learning_curves, perplexity_by_depth
 from newllm.config import load_config
 from newllm.errors import UserError
-from tests.analysis.metrics_files import DATA, PARAMETERS, final_perplexity, write_all
+from tests.analysis.metrics_files import DATA, PARAMETERS, change_json, final_perplexity, write_all
 
 FULL = range(1, 9)
 
@@ -36,17 +37,73 @@ def test_learning_curves_leave_out_seeds_that_stopped(tmp_path: Path) -> None:
         (depth, epoch, 5 if epoch < 3 else 4) for depth in (1, 4, 6) for epoch in (1, 2, 3)
     ]
     last = [final_perplexity(4, seed) for seed in (0, 2, 3, 4)]
-    assert rows[5]["val_ppl"] == pytest.approx(statistics.fmean(last))
-    assert (rows[5]["val_ppl_min"], rows[5]["val_ppl_max"]) == (min(last), max(last))
+    losses = [math.log(perplexity) for perplexity in last]
+    assert rows[5] == {
+        "num_layers": 4,
+        "epoch": 3,
+        "num_seeds": 4,
+        "val_ppl": pytest.approx(statistics.fmean(last)),
+        "val_ppl_min": min(last),
+        "val_ppl_max": max(last),
+        "train_loss": pytest.approx(statistics.fmean(losses) + 0.1),
+        "val_loss": pytest.approx(statistics.fmean(losses)),
+        "val_accuracy": pytest.approx(0.3),
+    }
 
 
 def test_perplexity_by_depth(tmp_path: Path) -> None:
     rows = perplexity_by_depth(comparison(tmp_path).results)
     values = [final_perplexity(4, seed) for seed in range(5)]
     interval = stats.ttest_1samp(values, 0).confidence_interval()
-    assert rows[1]["num_params"] == 2_214_120
-    assert (rows[1]["val_ppl_low"], rows[1]["val_ppl_high"]) == pytest.approx((interval.low, interval.high))
-    assert rows[1]["test_ppl_low"] == pytest.approx(interval.low - 1)
+    assert [row["num_layers"] for row in rows] == [1, 4, 6]
+    assert rows[1] == {
+        "num_layers": 4,
+        "num_params": 2_214_120,
+        "num_seeds": 5,
+        "val_ppl": pytest.approx(statistics.fmean(values)),
+        "val_ppl_low": pytest.approx(interval.low),
+        "val_ppl_high": pytest.approx(interval.high),
+        "test_ppl": pytest.approx(statistics.fmean(values) - 1),
+        "test_ppl_low": pytest.approx(interval.low - 1),
+        "test_ppl_high": pytest.approx(interval.high - 1),
+        "val_accuracy": pytest.approx(0.382),
+    }
+
+
+def test_best_is_the_lowest_mean_and_the_shallowest_of_equals(tmp_path: Path) -> None:
+    perplexities = {1: [21.0, 19.0, 20.5], 4: [20.0, 20.0, 20.0], 6: [20.0, 20.0, 20.0]}
+    compared = comparison(tmp_path, seeds=3, perplexity_of=lambda depth, seed: perplexities[depth][seed])
+    assert compared.best.num_layers == 4
+    assert (compared.studied.num_layers, compared.baseline.num_layers, compared.num_seeds) == (6, 6, 3)
+
+
+def test_difference_from_the_baseline(tmp_path: Path) -> None:
+    compared = comparison(tmp_path, baseline=4)
+    assert compared.difference(compared.baseline, "val_ppl") is None
+    found = compared.difference(compared.studied, "test_ppl")
+    values = [[final_perplexity(depth, seed) for seed in range(5)] for depth in (6, 4)]
+    interval = stats.ttest_ind(*values, equal_var=False).confidence_interval()
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+@pytest.mark.parametrize(("seeds", "unfinished"), [(2, []), (3, [1, 4, 6])])
+def test_unfinished_are_the_depths_of_which_most_seeds_did_not_stop(
+    tmp_path: Path, seeds: int, unfinished: list[int]
+) -> None:
+    """Seed 1 alone stops, after one epoch less."""
+    compared = comparison(tmp_path, seeds=seeds)
+    assert [result.num_layers for result in compared.unfinished] == unfinished
+    assert compared.most_epochs == 3
+
+
+def test_a_depth_of_which_three_of_five_seeds_stopped_is_finished(tmp_path: Path) -> None:
+    comparison(tmp_path)
+    change_json(
+        tmp_path / "metrics/runs/4.json", lambda runs: [run.update(stopped_early=True) for run in runs["seeds"][:3]]
+    )
+    results = load_results((1, 4, 6), tmp_path / "metrics", tmp_path / "plots/curves")
+    assert [result.num_layers for result in compare(results, 6, 6, DATA).unfinished] == [1, 6]
 
 
 @pytest.mark.parametrize(("studied", "baseline", "name"), [(5, 6, "model.num_layers"), (6, 5, "study.baseline_num_")])
