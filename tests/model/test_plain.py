@@ -89,14 +89,18 @@ def test_sums_are_kept_in_the_type_of_the_parameters() -> None:
         plain.linear(x, one, torch.empty_like(x), sums=sums)
     assert sums.tolist() == [[[2 * MANY]]]
 
-    gates, previous = random(1, MANY, 6, dtype=HALF), random(1, MANY, 2, dtype=torch.float32)
-    d_gates, carry = torch.empty_like(gates), torch.empty_like(previous)
-    gamma, beta = torch.ones(1, 2), torch.zeros(1, 2)
+    gates, previous, d_context = (random(1, MANY, width, dtype=torch.float32) for width in (6, 2, 2))
+    gates, gamma, beta = gates.half(), torch.ones(1, 2), torch.zeros(1, 2)
+    d_gates, d_previous = torch.empty_like(gates), torch.empty_like(previous)
     gate_sums = plain.gate_sums(MANY, gamma)
     assert gate_sums.dtype == torch.float32
-    plain.gates_backward(torch.ones_like(previous), gates, previous, gamma, beta, d_gates, carry, gate_sums)
-    torch.testing.assert_close(gate_sums[0, 0, 2:].flatten().double(), d_gates[0].double().sum(0), rtol=1e-5, atol=1e-4)
-    assert gate_sums[0, 0, 1].tolist() == [MANY, MANY]
+    plain.gates_backward(d_context, gates, previous, gamma, beta, d_gates, d_previous, gate_sums)
+    torch.testing.assert_close(gate_sums[0, 0, 2:].flatten().double(), d_gates[0].double().sum(0), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gate_sums[0, 0, 1], d_context[0].sum(0))
+    wide, wide_previous = torch.empty(1, MANY, 6), torch.empty_like(previous)
+    plain.gates_backward(d_context, gates.float(), previous, gamma, beta, wide, wide_previous, gate_sums)
+    assert torch.equal(d_gates, wide.half()), "gates are computed in the type of the parameters"
+    assert torch.equal(d_previous, wide_previous)
 
     rows = torch.ones(1, 1, 2 * MANY, 1, dtype=HALF)
     found = plain.table_gradient(rows, torch.zeros(1, 2 * MANY, 1, dtype=torch.int32), 2)

@@ -94,10 +94,11 @@ def rows() -> list[Row]:
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-def test_what_a_pattern_begins_with(pattern: str) -> None:
-    config = ExpandConfig(context_factor=2, joint_norm=False)
+@pytest.mark.parametrize("joint_norm", [False, True])
+def test_what_a_pattern_begins_with(pattern: str, joint_norm: bool) -> None:
+    config = ExpandConfig(context_factor=2, joint_norm=joint_norm)
     shape, start = begin(pattern, trained(), SHAPE, rows(), config)
-    grown = grown_shape(SHAPE, 2, joint_norm=False)
+    grown = grown_shape(SHAPE, 2, joint_norm)
     expected = {
         "freeze": grow(trained(), SHAPE, grown, SEEDS),
         "finetune": grow(trained(), SHAPE, grown, SEEDS),
