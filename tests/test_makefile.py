@@ -57,7 +57,7 @@ def test_every_target(target: str, folder: Path) -> None:
 
 def test_targets_are_in_no_other_repository(folder: Path, stranger: Stranger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONSAFEPATH", "1")
-    assert "dvc repro, GIT_DIR unset, GIT_INDEX_FILE unset, importing" in make(folder, "repro").stdout
+    assert "-m newllm.parallel, GIT_DIR unset, GIT_INDEX_FILE unset, importing" in make(folder, "repro").stdout
 
 
 @pytest.mark.parametrize("failing", ["-m venv", "-m pip", "import sys"])
