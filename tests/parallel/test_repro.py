@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from newllm.errors import UserError
+from newllm.parallel import repro
 from newllm.parallel.groups import Group
 from newllm.parallel.processes import VARIABLE, belonging_to
 from newllm.parallel.queue import Job, Progress, Queue
@@ -143,6 +144,46 @@ def test_what_waits_without_a_worker_has_failed(toy: Toy, monkeypatch: pytest.Mo
     assert list(queue.poll()) == []
     assert job.progress is Progress.FAILED
     assert queue.is_finished
+
+
+class Workers:
+    """In the place of DVC's queue: takes a group at each look, the last that was put first, and ends it at the next."""
+
+    def __init__(self, *_: object) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.taken: list[str] = []
+        self.count = 0
+
+    def put(self, group: Group) -> None:
+        self.jobs[group.name] = Job(group)
+
+    def start(self, workers: int) -> None:
+        self.count = workers
+
+    def poll(self) -> list[object]:
+        running = [job for job in self.jobs.values() if job.progress is Progress.RUNS]
+        if running and len(running) == self.count:
+            running[0].progress = Progress.DONE
+        waiting = [job for job in self.jobs.values() if job.progress is Progress.WAITS]
+        if self.count and waiting and len(running) < self.count:
+            waiting[-1].progress = Progress.RUNS
+            self.taken.append(waiting[-1].group.name)
+        elif self.count and not waiting and running:
+            running[0].progress = Progress.DONE
+        return []
+
+    waits, is_finished = Queue.waits, Queue.is_finished
+
+
+def test_the_longest_begin_first_whatever_order_the_queue_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = Workers()
+    monkeypatch.setattr(repro, "Queue", lambda *_: queue)
+    monkeypatch.setattr(repro, "TURN", 0)
+    monkeypatch.setattr(Workspace, "clone", lambda *_: {})
+    groups = [Group((f"train@{depth}",), (f"train@{depth}",)) for depth in (8, 7, 6, 5, 4)]
+    assert repro._run_beside(Workspace(tmp_path, {}), tmp_path, groups, 2) == []
+    assert sorted(queue.taken[:2]) == ["train@7", "train@8"]
+    assert queue.taken[2:] == ["train@6", "train@5", "train@4"]
 
 
 def test_what_a_killed_run_has_left_is_ended_and_removed(tmp_path: Path) -> None:

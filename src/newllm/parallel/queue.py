@@ -140,6 +140,11 @@ class Queue:
                 job.path = next(iter(sorted(Path(self._queue.wdir).glob("*.out"))), None)
 
     @property
+    def waits(self) -> bool:
+        """Whether a job waits for a worker."""
+        return any(job.progress is Progress.WAITS for job in self.jobs.values())
+
+    @property
     def is_finished(self) -> bool:
         """Whether no job waits or runs."""
         return all(job.progress in (Progress.DONE, Progress.FAILED) for job in self.jobs.values())

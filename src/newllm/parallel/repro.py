@@ -120,6 +120,11 @@ def _run_beside(workspace: Workspace, place: Path, groups: Sequence[Group], jobs
             if number == workers:
                 queue.start(workers)
             _look(queue, display)
+            # one at a time, once the workers have theirs: Celery's files are taken in the order of their names, which
+            # begin with the machine's uptime, as text
+            while number >= workers and queue.waits:
+                sleep(TURN)
+                _look(queue, display)
         while not queue.is_finished:
             sleep(TURN)
             _look(queue, display)
