@@ -1,4 +1,4 @@
-"""Writes the speed tables of README.md and NOTES.md from the committed results: python -m benchmarks.readme."""
+"""Writes the tables of benchmarks/README.md from the committed results: python -m benchmarks.readme."""
 
 from pathlib import Path
 from typing import Any
@@ -6,9 +6,7 @@ from typing import Any
 from benchmarks.bench import RESULTS, SCALING_COLUMNS, shown
 from newllm.files import atomic_path, read_json
 
-README = Path(__file__).resolve().parent.parent / "README.md"
-NOTES = Path(__file__).resolve().parent / "NOTES.md"
-BEGIN, END = "<!-- speed -->", "<!-- end of speed -->"
+README = Path(__file__).resolve().parent / "README.md"
 CASES = {
     "plain_loop": "the definition, position by position, with autograd",
     "lstm": "torch.nn.LSTM, one layer of 512",
@@ -19,22 +17,22 @@ CASES = {
 
 def main() -> None:
     """Replaces what stands between the marks."""
-    for path, section in sections().items():
-        text = path.read_text(encoding="utf-8")
-        with atomic_path(path) as beside:
-            beside.write_text(replaced(text, section), encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
+    with atomic_path(README) as beside:
+        beside.write_text(with_sections(text), encoding="utf-8")
 
 
-def sections() -> dict[Path, str]:
-    """What stands between the marks of each file."""
+def with_sections(text: str) -> str:
+    """The text with the committed results between the marks."""
     on_gpu, on_cpu = (read_json(RESULTS / f"{name}.json", "make bench") for name in ("h200", "cpu-2-threads"))
-    return {README: table(on_gpu) + "\n\n" + of_cpu(on_cpu), NOTES: scaling_table(on_gpu)}
-
-
-def replaced(text: str, section: str) -> str:
-    """The text with another section between the marks."""
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n" + section + "\n" + END + rest.split(END)[1]
+    for name, section in (
+        ("speed", table(on_gpu) + "\n\n" + of_cpu(on_cpu)),
+        ("scaling", scaling_table(on_gpu)),
+    ):
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, rest = text.split(begin)
+        text = f"{before}{begin}\n{section}\n{end}{rest.split(end)[1]}"
+    return text
 
 
 def table(results: dict[str, Any]) -> str:
@@ -56,14 +54,12 @@ def table(results: dict[str, Any]) -> str:
         lines.append("| " + " | ".join(map(str, cells)) + f" | {100 * row['peak_share']:.0f} % |")
     lines += [
         "",
-        f"At depth 6 a step of one seed takes {loop['ms_per_step'] / alone:.0f} times less than the plain loop, and "
-        f"{lstm['ms_per_step'] / alone:.1f} times less than the LSTM, which has one layer; the share of one of five "
-        f"seeds {loop['ms_per_step'] / per_seed:.0f} and {lstm['ms_per_step'] / per_seed:.1f} times less. The plain "
-        "loop waits for the host, and faster hosts make it faster. An epoch of five seeds "
+        f"At depth 6 one seed trains {loop['ms_per_step'] / alone:.0f} times faster than by the plain loop, and "
+        f"{lstm['ms_per_step'] / alone:.1f} times faster than the LSTM, which has one layer. As one of five it is "
+        f"{loop['ms_per_step'] / per_seed:.0f} and {lstm['ms_per_step'] / per_seed:.1f} times faster. The plain loop "
+        "waits for the host, so a faster host makes it faster. An epoch of five seeds "
         f"takes {epoch['training_seconds']:.2f} s, its validation {epoch['validation_seconds']:.3f} s more "
-        f"({100 * epoch['validation_share']:.1f} %). {_of_full_windows(results)}"
-        "How a step grows with depth, seeds, batch and hidden size, and "
-        "where its time goes, is in [benchmarks/NOTES.md](benchmarks/NOTES.md).",
+        f"({100 * epoch['validation_share']:.1f} %). {_of_full_windows(results)}",
     ]
     return "\n".join(lines)
 
@@ -74,10 +70,9 @@ def of_cpu(results: dict[str, Any]) -> str:
     loop = rows["plain_loop", 4, results["batch_size"], "fp32"]["ms_per_step"]
     times = {name: loop / rows["engine", 4, results["batch_size"], name]["ms_per_step"] for name in ("bf16", "fp32")}
     return (
-        f"On a CPU ({results['device'].removeprefix('CPU, ')}; {results['processor']}; commit "
-        f"{commit(results)}) the plain loop in fp32 takes {times['fp32']:.1f} times as long as this "
-        f"trainer at depth 4 with batches of {results['batch_size']:,}, and {times['bf16']:.1f} times as long as this "
-        "trainer in bf16."
+        f"On a CPU ({results['device'].removeprefix('CPU, ')}; {results['processor']}; commit {commit(results)}), at "
+        f"depth 4 with batches of {results['batch_size']:,}, this trainer is {times['fp32']:.1f} times faster than the "
+        f"plain loop in fp32, and {times['bf16']:.1f} times faster in bf16."
     )
 
 
@@ -86,7 +81,7 @@ def _of_full_windows(results: dict[str, Any]) -> str:
     return (
         "A fifth of the windows is padded like the corpus, and the trainer skips most of that, though its share counts "
         f"it; with full windows alone depth 6 takes {results['full_windows']['ms_per_step_per_seed']:.2f} ms a step "
-        "and seed. "
+        "and seed."
     )
 
 
