@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,7 +20,9 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 Dimension = Annotated[int, Field(ge=1, le=65_536)]
 NumLayers = Annotated[int, Field(ge=1, le=1_000)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Dropout = Annotated[float, Field(ge=0, le=0.999)]
 Precision = Literal["fp16", "bf16", "fp32"]
+RecipeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]*$", max_length=64)]  # of stages and files
 
 
 class _Section(BaseModel):
@@ -67,7 +69,7 @@ class ModelConfig(_Section):
     embedding_dim: Dimension
     context_dim: Dimension
     hidden_size: Dimension
-    dropout: Annotated[float, Field(ge=0, le=0.999)]
+    dropout: Dropout
     residual: bool
     initialisation: Literal["normal", "he"]
 
@@ -131,6 +133,44 @@ class CheckpointConfig(_Section):
     every: Count
 
 
+class RecipeConfig(_Section):
+    """One training of part 1's recipe with changes; a key that is left out keeps part 1's value.
+
+    `learning_rate_factor` multiplies the scaled learning rate. `continued`: the epochs of a first training, and of a
+    second one that goes on from the best epoch of the first; it takes the place of `epochs`.
+    """
+
+    num_layers: NumLayers
+    residual: bool | None = None
+    initialisation: Literal["normal", "he"] | None = None
+    dropout: Dropout | None = None
+    schedule: Literal["constant", "linear"] | None = None
+    warmup_epochs: Annotated[int, Field(ge=0, le=10**9)] | None = None
+    learning_rate_factor: Annotated[float, Field(gt=0, le=1_000)] | None = None
+    epochs: Count | None = None
+    hidden_size: Dimension | None = None
+    continued: Annotated[list[Count], Field(min_length=2, max_length=2)] | None = None
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _given(cls, value: Any) -> Any:
+        if value is None:
+            raise ValueError("found null; give a value, or leave the key out to keep part 1's")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.residual and self.num_layers == 1:
+            raise ValueError("residual is true, but one layer has none before it to add to; leave residual out")
+        if self.continued and self.epochs is not None:
+            raise ValueError("epochs and continued are both given; leave epochs out: continued says how many there are")
+        return self
+
+    def changes(self) -> dict[str, Any]:
+        """The keys that are given, without the depth."""
+        return self.model_dump(exclude={"num_layers"}, exclude_unset=True)
+
+
 class StudyConfig(_Section):
     """What the report compares with."""
 
@@ -146,6 +186,25 @@ class Config(_Section):
     expand: ExpandConfig
     checkpoint: CheckpointConfig
     study: StudyConfig
+    recipes: dict[RecipeName, RecipeConfig]
+
+    @model_validator(mode="after")
+    def _recipes_fit(self) -> Self:
+        for name, recipe in self.recipes.items():
+            schedule = recipe.schedule or self.train.schedule
+            warmup = self.train.warmup_epochs if recipe.warmup_epochs is None else recipe.warmup_epochs
+            epochs = recipe.epochs or self.train.epochs
+            if recipe.continued and (schedule != "constant" or warmup):
+                raise ValueError(
+                    f"recipes.{name}: continued is given, but schedule is {schedule} and warmup_epochs {warmup}; a "
+                    "training goes on at a constant rate: set schedule: constant and warmup_epochs: 0"
+                )
+            if schedule == "linear" and warmup >= epochs:
+                raise ValueError(
+                    f"recipes.{name}: schedule is linear, but warmup_epochs {warmup} leave none of {epochs} epochs to "
+                    "decay in; lower warmup_epochs"
+                )
+        return self
 
 
 class _Loader(yaml.SafeLoader):
@@ -207,9 +266,11 @@ def _describe(problem: Mapping[str, Any]) -> str:
         return f"unknown parameter {name}; {hint}"
     if problem["type"] == "missing":
         return f"parameter {name} is missing; add it (the committed params.yaml holds every default)"
+    if problem["loc"][-1:] == ("[key]",):
+        return f"parameter {name.removesuffix('.[key]')}: found the name {found}; expected letters, digits and hyphens"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
-        return f"parameter {name}: {message}"
+        return f"parameter {name}: {message}" if name else f"parameter {message}"
     return f"parameter {name}: found {found}; expected: {message[0].lower() + message[1:]}"
 
 
@@ -224,5 +285,6 @@ def _shown(value: Any, form: Callable[[Any], str]) -> str:
 def _field_names(location: tuple[int | str, ...]) -> list[str]:
     model: Any = Config
     for part in location:
-        model = model.model_fields[str(part)].annotation
+        named = get_args(model)  # of a section whose entries have names of their own
+        model = named[1] if named else model.model_fields[str(part)].annotation
     return list(model.model_fields)
