@@ -123,6 +123,7 @@ def train_continued(
     windows: tuple[Tensor, Tensor],
     epochs: tuple[int, int],
     store: ContinuedStore,
+    places: int | None = None,
 ) -> Training:
     """Trains every row in two parts.
 
@@ -133,6 +134,7 @@ def train_continued(
         windows: ids of the training split [N, T + 1] and the validation split [M, T + 1], on the device to train on.
         epochs: of the two parts.
         store: an entered store, which has read how far the training is.
+        places: rows to train at once, as for `train`.
 
     Returns:
         The epochs of both parts, numbered through, without the one too many; results over both parts.
@@ -143,7 +145,7 @@ def train_continued(
     if not store.first:
         longer = config.model_copy(update={"epochs": epochs[0] + 1, "patience": epochs[0] + 1})
         one_late = _one_epoch_after(config.min_improvement)
-        training = train(shape, rows, longer, windows, store=store, rule=one_late)
+        training = train(shape, rows, longer, windows, places, store=store, rule=one_late)
         store.first = {
             n: _counted(curve, result, epochs[0], config.min_improvement)
             for n, (curve, result) in enumerate(zip(_by_row(training), training.results, strict=True))
