@@ -58,7 +58,10 @@ def main() -> None:
         atomic_path(Path("plots/recipes") / f"{name}.csv") as new_curves,
         atomic_path(Path("metrics/recipes") / f"{name}.json") as new_metrics,
     ):
-        training = train_recipe(config, recipe.continued, (windows[0], windows[1]), store)
+        try:
+            training = train_recipe(config, recipe.continued, (windows[0], windows[1]), store)
+        except UserError as error:
+            raise UserError(f"recipes.{name}: {error}") from None
         save(new_weights, training, TrainingRecord(shape=shape, seeds=training.results, **about))
         write_csv(new_curves, [asdict(row) for row in training.curves])
         rows = study_rows(config.model, config.train)

@@ -12,6 +12,7 @@ from dvc.utils.serialize import load_yaml, modify_yaml
 
 from newllm.config import load_config
 from tests.checkout import ROOT
+from tests.test_config_recipes import documented
 
 PARAMS = ROOT / "params.yaml"
 
@@ -59,6 +60,27 @@ def test_there_and_back(name: str, params: Path) -> None:
             apply_overrides(params, [f"{name}={json.dumps(value)}"])  # what -S does
             assert dict(named(load_yaml(params)))[name] == value
         assert params.read_text(encoding="utf-8") == PARAMS.read_text(encoding="utf-8"), f"{name} was {other}"
+
+
+def test_a_recipe_is_added_and_taken_out_again(params: Path) -> None:
+    apply_overrides(params, ["+recipes.mine={num_layers: 6, continued: [50, 150]}", "+recipes.two={num_layers: 2}"])
+    assert {name: recipe.num_layers for name, recipe in load_config(params).recipes.items()} == {"mine": 6, "two": 2}
+    before = params.read_text(encoding="utf-8")
+    apply_overrides(params, ["recipes.two.num_layers=3"])
+    apply_overrides(params, ["recipes.two.num_layers=2"])
+    assert params.read_text(encoding="utf-8") == before
+    apply_overrides(params, ["~recipes.mine", "~recipes.two"])
+    assert params.read_text(encoding="utf-8") == PARAMS.read_text(encoding="utf-8")
+
+
+def test_the_documented_recipes_are_as_dvc_writes_them(params: Path) -> None:
+    text = params.read_text(encoding="utf-8").replace("recipes: {}\n", documented())
+    params.write_text(text, encoding="utf-8")
+    for value in ("true", "false", "true"):
+        apply_overrides(params, [f"recipes.residual-8.residual={value}"])
+    apply_overrides(params, ["train.epochs=151", "+recipes.mine={num_layers: 2}"])
+    apply_overrides(params, ["train.epochs=150", "~recipes.mine"])
+    assert params.read_text(encoding="utf-8") == text
 
 
 def test_no_folder_is_an_empty_value_or_null(params: Path) -> None:

@@ -99,6 +99,13 @@ def test_depths_are_the_same_everywhere() -> None:
         assert STAGES[name]["cmd"].endswith(" --num-layers ${sweep} ${model.num_layers}")
 
 
+def test_an_entry_of_recipes_is_a_stage_that_depends_on_it_alone() -> None:
+    assert PIPELINE["stages"]["recipes"]["foreach"] == "${recipes}"
+    stage = STAGES["recipes"]
+    assert stage["cmd"].endswith(" --name ${key}")
+    assert {*parameters_of(stage)} == {*parameters_of(STAGES["train"]), "recipes.${key}"}
+
+
 def test_the_report_looks_for_what_expand_writes() -> None:
     matrix = PIPELINE["stages"]["expand"]["matrix"]
     assert matrix == {"depth": list(DEPTHS), "pattern": list(PATTERNS)}
@@ -129,7 +136,7 @@ def test_parameters_are_those_of_the_file() -> None:
     for name, stage in STAGES.items():
         for parameter in parameters_of(stage):
             value = values
-            for part in parameter.split("."):
+            for part in parameter.removesuffix(".${key}").split("."):  # of entries there may be none
                 assert part in value, f"{name}: {parameter}"
                 value = value[part]
 
@@ -139,6 +146,7 @@ def test_parameters_used_are_declared() -> None:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     declared = {parameter for stage in STAGES.values() for parameter in parameters_of(stage)}
     del values["checkpoint"]  # changes no result
+    del values["recipes"]  # entries, each a stage of its own
     for section, entries in values.items():
         for name in entries:
             assert section in declared or f"{section}.{name}" in declared, f"{section}.{name}"

@@ -55,9 +55,21 @@ def test_the_longest_come_first() -> None:
     assert [group.name for group in split(depths)[1]] == ["train@10", "train@9", "train@2", "other@x"]
 
 
+def test_each_recipe_is_a_group_of_its_own_and_deep_ones_come_first() -> None:
+    names = ("residual_4", "he_8", "notebook_6", "mine")
+    recipes = graph(windows="words", **{f"recipes_at_{name}": "windows" for name in names}, report="recipes@he_8")
+    assert split(recipes)[0] == ["words", "windows"]
+    assert [group.stages for group in split(recipes)[1]] == [
+        ("recipes@he_8",),
+        ("recipes@notebook_6",),
+        ("recipes@residual_4",),
+        ("recipes@mine",),
+    ]
+
+
 def test_the_pipeline_has_a_group_for_each_depth() -> None:
     """What `foreach` and `matrix` make is there to be told apart by its @."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
     many = {name for name, stage in stages.items() if {"foreach", "matrix"} & stage.keys()}
-    assert {"train", "evaluate", "diagnose", "expand"} <= many
+    assert {"train", "evaluate", "diagnose", "expand", "recipes"} <= many
     assert "report" not in many
