@@ -325,7 +325,7 @@ def test_identity_differs_with_code_and_machine(
 
 
 def test_code_hash_sees_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("model/a.py", "runtime/provenance.py", "training/b.py"):
+    for name in ("model/a.py", "runtime/provenance.py", "studies/d.py", "training/b.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "runtime/provenance.py"))
@@ -334,7 +334,9 @@ def test_code_hash_sees_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     found.add(provenance.code_hash())
     (tmp_path / "training/b.py").rename(tmp_path / "training/c.py")
     found.add(provenance.code_hash())
-    assert len(found) == 3
+    (tmp_path / "studies/d.py").write_text("2")
+    found.add(provenance.code_hash())
+    assert len(found) == 4
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -51,9 +51,9 @@ def provenance(folder: Path, device: torch.device) -> dict[str, Any]:
 
 
 def code_hash() -> str:
-    """SHA-256 of the code that trains: all of `model` and `training`."""
+    """SHA-256 of the code that trains: all of `model`, `training` and `studies`."""
     library = Path(__file__).parent.parent
-    paths = sorted(path for wing in ("model", "training") for path in (library / wing).glob("*.py"))
+    paths = sorted(path for wing in ("model", "training", "studies") for path in (library / wing).glob("*.py"))
     return digest([[str(path.relative_to(library)), sha256(path)] for path in paths])
 
 
