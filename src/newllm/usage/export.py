@@ -1,18 +1,18 @@
 """A trained model as Hugging Face transformers loads it: weights, tokenizer, configuration, code and model card."""
 
-import shutil
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
+from tokenizers import Regex, Tokenizer, decoders
 
 from newllm.data.vocabulary import BOS, EOS, PAD, SPECIAL_TOKENS
 from newllm.errors import UserError
 from newllm.files import atomic_path, write_json
 from newllm.model.definition import Parameters
 from newllm.usage.card import model_card
-from newllm.usage.project import TOKENIZER, TrainedModel
+from newllm.usage.project import TrainedModel
 
 CODE = ("configuration_newllm.py", "modeling_newllm.py")
 CLASSES = {
@@ -37,7 +37,7 @@ def export_model(model: TrainedModel, project: Path, folder: Path) -> None:
         write_json(beside / "config.json", configuration(model))
         write_json(beside / "generation_config.json", generation_configuration())
         write_json(beside / "tokenizer_config.json", tokenizer_configuration())
-        shutil.copyfile(project / TOKENIZER, beside / "tokenizer.json")
+        (beside / "tokenizer.json").write_text(tokenizer(model.tokenizer).to_str(pretty=True) + "\n", encoding="utf-8")
         for name in CODE:
             (beside / name).write_text((templates / name).read_text(encoding="utf-8"), encoding="utf-8")
         (beside / "README.md").write_text(card, encoding="utf-8")
@@ -81,16 +81,24 @@ def generation_configuration() -> dict[str, Any]:
     return {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS, "suppress_tokens": [PAD, BOS]}
 
 
+def tokenizer(study: Tokenizer) -> Tokenizer:
+    """The study's tokenizer, its decoder aside: a space before each word, as who appends to a prompt expects it."""
+    exported = Tokenizer.from_str(study.to_str())
+    exported.decoder = decoders.Replace(Regex("^"), " ")
+    return exported
+
+
 def tokenizer_configuration() -> dict[str, Any]:
     """tokenizer_config.json.
 
     Batches are padded on the left, so that the last position of each text is its last word. `split_special_tokens`: a
-    special token that stands in a text is not taken for one.
+    special token that stands in a text is not taken for one. `<unk>` is named as none of them, so that it is shown.
     """
-    named = dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), SPECIAL_TOKENS, strict=True))
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **named,
+        "pad_token": SPECIAL_TOKENS[PAD],
+        "bos_token": SPECIAL_TOKENS[BOS],
+        "eos_token": SPECIAL_TOKENS[EOS],
         "padding_side": "left",
         "split_special_tokens": True,
         "clean_up_tokenization_spaces": False,
