@@ -48,7 +48,7 @@ class Sampling:
             probabilities[:, self.top_k :] = 0
             probabilities /= probabilities.sum(-1, keepdim=True)
         before = probabilities.cumsum(-1) - probabilities
-        probabilities[before >= self.top_p] = 0  # the token that reaches top_p stays, so one always does
+        probabilities[:, 1:][before[:, 1:] >= self.top_p] = 0  # the token that reaches top_p stays, so one always does
         cumulated = probabilities.cumsum(-1)
         place = torch.searchsorted(cumulated, uniform[:, None] * cumulated[:, -1:], right=True)
         last = (probabilities > 0).sum(-1, keepdim=True) - 1  # should a number close to 1 round up to it
