@@ -13,7 +13,11 @@ from newllm.model.definition import ModelShape, Parameters, initial_parameters
 from newllm.training.records import RowResult, Training
 from newllm.training.weights import TrainingRecord, save
 
-ROWS = ["the song was the first of the year", "it was a song , and the year was a year", "of it , the second song <unk>"]
+ROWS = [
+    "the song was the first of the year",
+    "it was a song , and the year was a year",
+    "of it , the second song <unk> in",
+]
 WORDS = 12
 SEEDS = (0, 7)
 # depth: each seed's validation loss; depth 3 is best on average, though the best seed of all is of depth 2
