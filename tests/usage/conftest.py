@@ -30,9 +30,10 @@ def random_parameters(shape: ModelShape, seeds: tuple[int, ...] = SEEDS) -> Para
     biases = initial_parameters(shape, [seed + 100 for seed in seeds], ["he"] * len(seeds))
     for name, value in parameters.items():
         if name.endswith("bias"):
-            value += 5 * biases[f"{name.removesuffix('.bias')}.weight"].flatten(1)[:, : value[0].numel()].view_as(value)
+            weight = biases[f"{name.removesuffix('.bias')}.weight"].flatten(1)
+            value.add_(5 * weight[:, : value[0].numel()].view_as(value))
         elif name != "norm.weight":
-            value *= 10
+            value.mul_(10)
     return parameters
 
 

@@ -111,7 +111,7 @@ def test_info_names_each_depth(shared_project: Path, tmp_path: Path) -> None:
     [
         (["generate"], "", "no model is there"),
         (["perplexity", "missing.txt"], "", r"missing\.txt: no such file"),
-        (["perplexity", "-"], "", "-: no row has a word"),
+        (["perplexity", "-"], "", r"-: no row has a word"),
         (["perplexity", "-"], b"the\n\xff\n", "standard input, row 2: not valid UTF-8"),
         (["generate", "-p", "-"], b"\xff\n", "standard input, row 1: not valid UTF-8"),
     ],
@@ -126,7 +126,7 @@ def test_mistakes_are_named(
 
 def test_a_mistake_ends_the_command_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["newllm", "generate", "--project", str(tmp_path)])
-    with pytest.raises(SystemExit, match="^error: ") as ended:
+    with pytest.raises(SystemExit, match=r"^error: ") as ended:
         main()
     assert "\n" not in str(ended.value)
 

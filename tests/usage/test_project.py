@@ -48,7 +48,7 @@ def test_a_model_has_the_weights_of_its_seed(
 def test_what_is_missing_is_named_with_ways_to_get_it(project: Path) -> None:
     with pytest.raises(UserError, match=r"models/9: .*depths 2, 3.*dvc pull .*train@9.*dvc repro train@9.*make demo"):
         open_model(project, 9)
-    with pytest.raises(UserError, match="seed 3: .*seeds 0, 7"):
+    with pytest.raises(UserError, match=r"seed 3: .*seeds 0, 7"):
         open_model(project, 2, 3)
     shutil.rmtree(project / "models")
     with pytest.raises(UserError, match=r"models: .*dvc pull .*make demo.*--project build/demo"):
