@@ -17,6 +17,7 @@ help: ## what there is to make
 	@test -e .venv || trap 'test -e $@ || rm -rf .venv' EXIT; trap 'exit 1' HUP INT TERM; \
 	"$(PYTHON)" -m venv .venv && \
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock && \
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . && \
 	touch $@
 
 setup: .venv/installed ## a virtual environment in .venv with the pinned packages

@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 
-from benchmarks import bench, cases, readme
+from benchmarks import bench, cases, generation, readme
+from newllm.model.definition import ModelShape, initial_parameters
+from newllm.usage.recurrence import Recurrence
 
 ROWS = {
     "case",
@@ -74,3 +76,14 @@ def test_windows_are_padded_like_the_corpus() -> None:
     assert (windows[:, 1:] != 0).double().mean().item() == pytest.approx(0.855, abs=0.01)
     assert (windows != 0).all(1).double().mean().item() == pytest.approx(0.802, abs=0.005)
     assert (cases.random_windows(64, torch.device("cpu"), padding=False) != 0).all()
+
+
+def test_the_ways_to_write_write_the_same() -> None:
+    parameters = initial_parameters(ModelShape(20, 5, 6, 8, 3), [0], ["he"])
+    parameters["output.weight"] *= 50
+    parameters["output.bias"][0, 3] = -1e4  # no <eos>
+    steps = generation.by_steps(Recurrence(parameters), 15, num_texts=3)
+    assert [len(step) for step in steps] == [3] * 15
+    assert [step[0] for step in steps] == generation.anew(parameters, 15)
+    assert len({step[0] for step in steps}) > 3
+    assert [step[1] for step in steps] != [step[0] for step in steps]

@@ -33,6 +33,8 @@ def shares(sampling: Sampling, logits: torch.Tensor = LOGITS) -> list[float]:
         (Sampling(temperature=0), [0, 0, 0, 0, 1, 0, 0]),
         # squares 0.01, 0.04, 0.16, 0.0625, 0.0025 sum to 0.275
         (Sampling(temperature=0.5), [0, *(p / 0.275 for p in (0.01, 0, 0.04, 0.16, 0.0625, 0.0025))]),
+        (Sampling(temperature=1e-320), [0, 0, 0, 0, 1, 0, 0]),
+        (Sampling(temperature=math.inf), [0, 0.2, 0, 0.2, 0.2, 0.2, 0.2]),
         (Sampling(top_k=2), [0, 0, 0, 0, 0.4 / 0.65, 0.25 / 0.65, 0]),
         (Sampling(top_k=1), [0, 0, 0, 0, 1, 0, 0]),
         (Sampling(top_k=100), [0, 0.1, 0, 0.2, 0.4, 0.25, 0.05]),

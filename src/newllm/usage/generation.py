@@ -39,10 +39,12 @@ class Sampling:
             Ids [B].
         """
         never = [PAD, BOS] if self.unknown else [PAD, BOS, UNK]
-        logits = logits.double().index_fill(-1, torch.tensor(never), -torch.inf)
+        excluded = torch.tensor(never)
+        logits = logits.double().index_fill(-1, excluded, -torch.inf)
         if self.temperature == 0:
             return logits.argmax(-1)
-        ordered, ids = (logits / self.temperature).sort(stable=True, dim=-1, descending=True)
+        scaled = (logits - logits.amax(-1, keepdim=True)) / self.temperature  # never beyond 0, however cold
+        ordered, ids = scaled.index_fill(-1, excluded, -torch.inf).sort(stable=True, dim=-1, descending=True)
         probabilities = ordered.softmax(-1)
         if self.top_k:
             probabilities[:, self.top_k :] = 0
