@@ -171,10 +171,12 @@ def test_logits_are_the_definitions(loaded: Any, model: TrainedModel) -> None:
 
 def test_the_state_stands_for_what_was_read(loaded: Any) -> None:
     tokens = torch.randint(0, 4 + WORDS, (3, 8), generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(3, 8)
+    mask[0, :3] = 0
     with torch.no_grad():
-        whole = loaded(tokens)
-        first = loaded(tokens[:, :5])
-        rest = loaded(tokens[:, 5:], attention_mask=torch.ones(3, 8), state=first.state)
+        whole = loaded(tokens, attention_mask=mask)
+        first = loaded(tokens[:, :5], attention_mask=mask[:, :5])
+        rest = loaded(tokens[:, 5:], attention_mask=mask, state=first.state)
     torch.testing.assert_close(rest.logits, whole.logits[:, 5:], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(rest.state, whole.state, rtol=1e-5, atol=1e-5)
     assert loaded(tokens, use_cache=False).state is None

@@ -55,6 +55,11 @@ def test_a_random_number_next_to_one_chooses_what_can_be_chosen() -> None:
     assert Sampling(top_k=2).choose(LOGITS, uniform).item() == 5
 
 
+def test_a_random_number_between_two_tokens_chooses_the_second() -> None:
+    halves = torch.tensor([[0.0, -torch.inf, 0.0, 1.0, 1.0]])
+    assert Sampling().choose(halves.expand(2, -1), torch.tensor([0.0, 0.5]).double()).tolist() == [3, 4]
+
+
 def test_what_underflows_is_not_chosen() -> None:
     extreme = torch.tensor([[0.0, -4000.0, 0.0, 0.0, -4000.0]])
     assert shares(Sampling(), extreme) == [0, 0, 0, 1, 0]

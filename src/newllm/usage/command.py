@@ -81,9 +81,12 @@ def generate(
     The model knows words in lower case, separated by spaces, as in WikiText; any other word is <unk> to it. A text ends
     where the model ends its row, or after --max-tokens. On a terminal each word is shown as it comes.
     """
+    import torch
+
     from newllm.usage.generation import Sampling, continuations, text_stream
     from newllm.usage.project import open_model
 
+    torch.set_num_threads(1)  # products this small gain nothing from more, which would wait for one another
     model = open_model(project, depth, model_seed)
     recurrence, tokenizer = model.recurrence(), model.tokenizer
     sampling = Sampling(temperature, top_k, top_p, unk)
