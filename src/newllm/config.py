@@ -5,6 +5,7 @@ nothing, so it is no dependency of the stages: a new parameter does not make the
 """
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -91,11 +92,8 @@ class TrainConfig(_Section):
 
     @field_validator("seeds")
     @classmethod
-    def _unique(cls, seeds: list[int]) -> list[int]:
-        twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-        if twice:
-            raise ValueError(f"seed {twice[0]} is given twice; give each seed once")
-        return seeds
+    def _unique_seeds(cls, seeds: list[int]) -> list[int]:
+        return _unique(seeds, "seed")
 
     @model_validator(mode="after")
     def _decays(self) -> Self:
@@ -125,6 +123,124 @@ class ExpandConfig(_Section):
 
     context_factor: Annotated[int, Field(ge=2, le=64)]
     joint_norm: bool
+
+
+class TunedRecipeConfig(_Section):
+    """How one model is trained, where that differs from the study; `learning_rate_factor` is times the study's rate."""
+
+    learning_rate_factor: Annotated[float, Field(gt=0)]
+    dropout: Annotated[float, Field(ge=0, le=0.999)]
+    residual: bool
+    initialisation: Literal["normal", "he"]
+    schedule: Literal["constant", "linear"]
+
+
+class SpaceConfig(_Section):
+    """The values that each knob of a recipe may have; numbers in ascending order, so that neighbours are known."""
+
+    learning_rate_factor: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    dropout: Annotated[list[Annotated[float, Field(ge=0, le=0.999)]], Field(min_length=1)]
+    residual: Annotated[list[bool], Field(min_length=1)]
+    initialisation: Annotated[list[Literal["normal", "he"]], Field(min_length=1)]
+    schedule: Annotated[list[Literal["constant", "linear"]], Field(min_length=1)]
+
+    @field_validator("learning_rate_factor", "dropout")
+    @classmethod
+    def _ascending(cls, values: list[float]) -> list[float]:
+        if any(later <= earlier for earlier, later in pairwise(values)):
+            raise ValueError(f"found {values}; the values must increase")
+        return values
+
+    @field_validator("residual", "initialisation", "schedule")
+    @classmethod
+    def _different(cls, values: list[Any]) -> list[Any]:
+        if len(set(values)) < len(values):
+            raise ValueError(f"found {values}; give each value once")
+        return values
+
+
+class SearchConfig(_Section):
+    """Part 2: the search for each depth's best recipe, its confirmation, and the same recipe at another hidden size.
+
+    `depths` and `equal_parameters` (hidden sizes by depth, in quotes) say which stages there are; `start` is the first
+    trial's recipe. `margins` are entries [epoch, nats]: after that epoch a trial leaves whose loss exceeds the best one
+    by more. `places`: rows that a stack trains at once; null: all of a round.
+    """
+
+    depths: list[NumLayers]
+    equal_parameters: dict[str, Dimension]
+    space: SpaceConfig
+    start: TunedRecipeConfig
+    trials: Annotated[int, Field(ge=1, le=10_000)]
+    first_round: Count
+    round_size: Count
+    seed: Seed
+    places: Count | None
+    prune: bool
+    margins: list[list[Annotated[float, Field(gt=0)]]]
+    finalists: Count
+    finalist_seeds: Annotated[list[Seed], Field(min_length=1)]
+    confirm_seeds: Annotated[list[Seed], Field(min_length=1)]
+    equal_seeds: Annotated[list[Seed], Field(min_length=1)]
+
+    @field_validator("depths")
+    @classmethod
+    def _once(cls, depths: list[int]) -> list[int]:
+        return _unique(depths, "depth")
+
+    @field_validator("finalist_seeds", "confirm_seeds", "equal_seeds")
+    @classmethod
+    def _unique_seeds(cls, seeds: list[int]) -> list[int]:
+        return _unique(seeds, "seed")
+
+    @field_validator("equal_parameters", mode="before")
+    @classmethod
+    def _quoted(cls, sizes: Any) -> Any:
+        bare = [key for key in sizes if not isinstance(key, str)] if isinstance(sizes, Mapping) else []
+        if bare:
+            raise ValueError(f"found the depth {bare[0]!r}; write it in quotes, or DVC makes no stage of it")
+        return sizes
+
+    @field_validator("margins")
+    @classmethod
+    def _shrinking(cls, margins: list[list[float]]) -> list[list[float]]:
+        if any(len(entry) != 2 or entry[0] != int(entry[0]) for entry in margins):
+            raise ValueError("expected entries [epoch, nats], such as [20, 0.5]")
+        if any(later[0] <= earlier[0] or later[1] > earlier[1] for earlier, later in pairwise(margins)):
+            raise ValueError("epochs must increase, and no margin may exceed the one before")
+        return margins
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        unknown = [depth for depth in self.equal_parameters if depth not in map(str, self.depths)]
+        if unknown:
+            raise ValueError(
+                f"equal_parameters names depth {unknown[0]!r}, but depths are {self.depths}: search that depth too"
+            )
+        for knob, value in self.start:
+            if value not in getattr(self.space, knob):
+                raise ValueError(f"start.{knob} is {value!r}, but space.{knob} is {getattr(self.space, knob)}; add it")
+        without_residual = math.prod(len(values) for knob, values in self.space if knob != "residual")
+        recipes = without_residual * (1 if 1 in self.depths else len(self.space.residual))
+        if self.trials > recipes:
+            raise ValueError(
+                f"trials {self.trials} exceed the {recipes} recipes of space"
+                f"{' at depth 1' if 1 in self.depths else ''}; lower trials or give more values"
+            )
+        searched = {self.seed, *self.finalist_seeds}
+        if len(searched) == len(self.finalist_seeds):
+            raise ValueError(f"finalist_seeds hold the search's own seed {self.seed}; give others, which chose nothing")
+        for name in ("confirm_seeds", "equal_seeds"):
+            if seen := searched & set(getattr(self, name)):
+                raise ValueError(f"{name} hold seed {min(seen)}, with which the recipe was chosen; give fresh ones")
+        return self
+
+
+def _unique(values: list[int], what: str) -> list[int]:
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+        raise ValueError(f"{what} {twice[0]} is given twice; give each {what} once")
+    return values
 
 
 class CheckpointConfig(_Section):
@@ -184,6 +300,7 @@ class Config(_Section):
     model: ModelConfig
     train: TrainConfig
     expand: ExpandConfig
+    search: SearchConfig
     checkpoint: CheckpointConfig
     study: StudyConfig
     recipes: dict[RecipeName, RecipeConfig]
