@@ -16,7 +16,6 @@ from typing import Any
 
 import yaml
 from dulwich.ignore import IgnoreFilterManager
-from dvc.utils.collections import merge_dicts
 from dvc.utils.serialize import modify_yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -54,12 +53,21 @@ def copy_project(folder: Path, changes: Mapping[str, Any]) -> None:
         shutil.copyfile(ROOT / name, folder / name)  # without its mode: the original may be read-only
     (folder / "ablations" / "results.json").write_text('{"experiments": []}\n', encoding="utf-8")
     with modify_yaml(folder / "params.yaml") as values:  # as `dvc exp run -S` does, with all comments
-        merge_dicts(values, changes)
+        change(values, changes)
     if has_git():
         git(folder, "init", "--quiet", environment=environment())
     else:
         (folder / ".dvc" / "config.local").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     commit(folder, "Copy of the project")
+
+
+def change(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Puts `changes` into nested `values`; an empty mapping empties one."""
+    for name, value in changes.items():
+        if isinstance(value, Mapping) and value and name in values:
+            change(values[name], value)
+        else:
+            values[name] = value
 
 
 def files() -> Iterator[str]:

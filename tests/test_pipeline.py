@@ -31,6 +31,7 @@ SMALL: dict[str, Any] = {
     "model": {"num_layers": 2, "embedding_dim": 8, "context_dim": 8, "hidden_size": 8},
     "train": {"seeds": [0, 1], "epochs": 2, "batch_size": 64, "precision": "fp32"},
     "study": {"baseline_num_layers": 1},
+    "search": {"depths": [], "equal_parameters": {}},
 }
 DATA_STAGES = ["download", "build_vocabulary", "tokenize"]
 BOTH_DEPTHS = [f"{stage}@{depth}" for stage in ("train", "evaluate", "diagnose") for depth in (1, 2)]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from dvc.utils.collections import merge_dicts
 
+from demo.run import change
 from newllm.config import Config, parse_config
 from newllm.errors import UserError
 from newllm.model.definition import ModelShape
@@ -38,6 +38,8 @@ TINY: dict[str, Any] = {
     "model": {"embedding_dim": 8, "context_dim": 6, "hidden_size": 12},
     "train": {"epochs": 4, "batch_size": 32, "base_learning_rate": 0.02, "base_batch_size": 16, "precision": "fp32"},
     "search": {
+        "depths": [],
+        "equal_parameters": {},
         "trials": 8,
         "first_round": 4,
         "round_size": 2,
@@ -49,9 +51,9 @@ TINY: dict[str, Any] = {
 
 
 def config(**search: Any) -> Config:
-    values = merge_dicts(
-        yaml.safe_load((ROOT / "params.yaml").read_text()), {**TINY, "search": TINY["search"] | search}
-    )
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for changes in (TINY, {"search": search}):
+        change(values, changes)
     return parse_config(values, Path("params.yaml"))
 
 
@@ -110,7 +112,6 @@ def test_a_single_layer_has_no_residual_connections() -> None:
     assert plan_of(search, 2).space["residual"] == [False, True]
     assert plan_of(search, 2).start["residual"] is True
     assert margins_of(search) == [(1, 0.06), (2, 0.058), (3, 0.02)]
-    assert margins_of(config(prune=False).search) == []
 
 
 def test_recorded_parameters_are_those_that_count() -> None:
@@ -186,7 +187,7 @@ class Killed(BaseException):
     """As SIGKILL, which lets nothing be written any more."""
 
 
-@pytest.mark.parametrize("looks", [1, 9, 18])
+@pytest.mark.parametrize("looks", [4, 18])
 def test_a_killed_search_goes_on_and_comes_to_the_same(
     looks: int, expected: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,3 +247,51 @@ def test_hopeless_recipes_do_not_end_the_search_unless_all_are(tmp_path: Path) -
     space = {**COMMITTED["search"]["space"], "learning_rate_factor": [1e9]}
     with pytest.raises(UserError, match=r"no trial .* loss or its gradients are not finite"):
         searched(tmp_path, config(space=space, start=hopeless, trials=4))
+
+
+SEARCH_SPACE = COMMITTED["search"]["space"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"depths": [2, 2]}, "search.depths: depth 2 is given twice"),
+        ({"depths": [0]}, "search.depths.0: found 0"),
+        ({"depths": [2], "equal_parameters": {"4": 64}}, "names depth '4', but depths are [2]"),
+        ({"depths": [4], "equal_parameters": {4: 64}}, "found the depth 4; write it in quotes"),
+        ({"space": {**SEARCH_SPACE, "dropout": [0.1, 0.3, 0.2]}}, "search.space.dropout: found [0.1, 0.3, 0.2]"),
+        ({"space": {**SEARCH_SPACE, "residual": [True, True]}}, "search.space.residual: found [True, True]"),
+        ({"space": {**SEARCH_SPACE, "width": [1]}}, "unknown parameter search.space.width"),
+        ({"space": {**SEARCH_SPACE, "schedule": []}}, "search.space.schedule: found []"),
+        ({"start": recipe(dropout=0.15)}, "start.dropout is 0.15, but space.dropout is [0.0, 0.1"),
+        ({"trials": 281}, "trials 281 exceed the 280 recipes of space"),
+        ({"trials": 141, "depths": [1, 2]}, "trials 141 exceed the 140 recipes of space at depth 1"),
+        ({"margins": [[5, 0.1], [5, 0.1]]}, "epochs must increase"),
+        ({"margins": [[5, 0.1], [9, 0.2]]}, "no margin may exceed the one before"),
+        ({"margins": [[5.5, 0.1]]}, "expected entries [epoch, nats]"),
+        ({"finalist_seeds": [1, 0]}, "finalist_seeds hold the search's own seed 0"),
+        ({"confirm_seeds": [5, 2]}, "confirm_seeds hold seed 2, with which the recipe was chosen"),
+        ({"equal_seeds": [0]}, "equal_seeds hold seed 0"),
+        ({"confirm_seeds": [5, 5]}, "search.confirm_seeds: seed 5 is given twice"),
+        ({"places": 0}, "search.places: found 0"),
+        ({"finalists": 0}, "search.finalists: found 0"),
+    ],
+)
+def test_parameters_that_no_search_can_have_are_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as error:
+        config(**changes)
+    assert words in str(error.value)
+    assert str(error.value).startswith("params.yaml: ")
+
+
+def test_the_study_as_specified() -> None:
+    search = parse_config(COMMITTED, Path("params.yaml")).search
+    assert search.space.learning_rate_factor == [0.25, 0.5, 1, 2, 4]
+    assert search.space.dropout == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    assert (search.trials, search.finalists, len(search.finalist_seeds)) == (40, 4, 3)
+    assert search.confirm_seeds == list(range(10, 20))
+    assert search.start.model_dump() == {
+        "learning_rate_factor": 1,
+        **{name: COMMITTED["model"][name] for name in ("dropout", "residual", "initialisation")},
+        "schedule": COMMITTED["train"]["schedule"],
+    }

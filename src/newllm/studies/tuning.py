@@ -58,8 +58,8 @@ def plan_of(config: SearchConfig, num_layers: int) -> Plan:
 
 
 def margins_of(config: SearchConfig) -> Checkpoints:
-    """Where trials are told to leave; nowhere if the search does not prune."""
-    return [(int(epoch), margin) for epoch, margin in config.margins] if config.prune else []
+    """Where trials are told to leave, if the search prunes."""
+    return [(int(epoch), margin) for epoch, margin in config.margins]
 
 
 def shape_of(config: Config, num_layers: int, residual: bool, hidden_size: int | None = None) -> ModelShape:
@@ -220,7 +220,7 @@ def run_search(
     Raises:
         UserError: all trials diverged or were pruned.
     """
-    plan, margins = plan_of(config, num_layers), margins_of(config)
+    plan, margins = plan_of(config, num_layers), margins_of(config) if config.prune else []
 
     def train_round(number: int, recipes: Sequence[Recipe], earlier: Sequence[Outcome]) -> list[Outcome]:
         rows = [(recipe, config.seed) for recipe in recipes]
