@@ -4,6 +4,7 @@ The copy, build/demo, is a git and DVC project of its own, to look at and to pla
 stays as it is.
 """
 
+import copy
 import os
 import shlex
 import shutil
@@ -67,7 +68,7 @@ def change(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
         if isinstance(value, Mapping) and value and name in values:
             change(values[name], value)
         else:
-            values[name] = value
+            values[name] = copy.deepcopy(value)
 
 
 def files() -> Iterator[str]:

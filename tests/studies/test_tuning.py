@@ -52,8 +52,8 @@ TINY: dict[str, Any] = {
 
 def config(**search: Any) -> Config:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    for changes in (TINY, {"search": search}):
-        change(values, changes)
+    change(values, TINY)
+    change(values["search"], search)
     return parse_config(values, Path("params.yaml"))
 
 
