@@ -29,7 +29,8 @@ def outputs() -> set[str]:
             for output in stage.get("do", stage).get(kind, []):
                 name = output if isinstance(output, str) else next(iter(output))
                 name = name.replace("${item}", "<depth>").replace("${item.depth}", "<depth>")
-                found.add(name.replace("${item.pattern}", "<pattern>").replace("${key}", "<name>"))
+                name = name.replace("${item.pattern}", "<pattern>")
+                found |= {name.replace("${key}", "<depth>"), name.replace("${key}", "<name>")}
     return found
 
 

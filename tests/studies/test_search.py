@@ -171,9 +171,10 @@ def test_a_replay_does_what_the_rule_would_have_done() -> None:
     checkpoints = ((1, 1.0), (3, 0.25))
     stacks = [
         {0: [5.0, 4.0, 3.0, 3.0], 1: [6.5, 2.0, 2.0, 2.0], 2: [5.0, 4.0, 3.3, 2.9]},
-        {3: [6.0, 3.0, 3.2, 2.5], 4: [5.5, 4.0, 3.2], 5: [5.5, 4.0, 3.26, 1.0]},
+        {3: [6.0, 3.0, 3.2, 2.5], 4: [5.5, 4.0, 3.3], 5: [5.5, 4.0, 3.26, 1.0]},
     ]
-    # 1 leaves after an epoch (6.5 > 5 + 1), so that its 2.0 is known to nobody; 2 and 5 after three (3.3, 3.26 > 3.25)
+    # 1 leaves after an epoch (6.5 > 5 + 1), so that its 2.0 is known to nobody; 2 and 5 after three (3.3, 3.26 > 3.25);
+    # 4 ends there by itself
     found = replay(stacks, checkpoints)
     assert found.left == {1: 1, 2: 3, 5: 3}
     assert (found.epochs, found.spared) == (23, 3 + 1 + 1)
