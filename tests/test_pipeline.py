@@ -32,6 +32,7 @@ SMALL: dict[str, Any] = {
     "train": {"seeds": [0, 1], "epochs": 2, "batch_size": 64, "precision": "fp32"},
     "study": {"baseline_num_layers": 1},
     "search": {"depths": [], "equal_parameters": {}},
+    "recipes": {},
 }
 DATA_STAGES = ["download", "build_vocabulary", "tokenize"]
 BOTH_DEPTHS = [f"{stage}@{depth}" for stage in ("train", "evaluate", "diagnose") for depth in (1, 2)]
