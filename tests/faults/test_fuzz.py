@@ -9,7 +9,7 @@ from tests.faults.fuzz import PARTS, fuzz, long_lines
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_few_cases(part: str, tmp_path: Path) -> None:
-    counts = fuzz(part, 50, 0, tmp_path)
+    counts = fuzz(part, 50, 1, tmp_path)
     assert counts.total() >= 50
     assert len(counts) > 1, f"all {counts.total()} cases came to the same: {counts}"
 
