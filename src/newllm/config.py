@@ -236,6 +236,62 @@ class SearchConfig(_Section):
         return self
 
 
+class LstmRecipeConfig(_Section):
+    """How an LSTM is trained; `learning_rate_factor` is times the study's rate."""
+
+    learning_rate_factor: Annotated[float, Field(gt=0)]
+    dropout: Annotated[float, Field(ge=0, le=0.999)]
+    schedule: Literal["constant", "linear"]
+
+
+class LstmSpaceConfig(_Section):
+    """The values that each knob of an LSTM's recipe may have; numbers in ascending order."""
+
+    learning_rate_factor: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+    dropout: Annotated[list[Annotated[float, Field(ge=0, le=0.999)]], Field(min_length=1)]
+    schedule: Annotated[list[Literal["constant", "linear"]], Field(min_length=1)]
+
+    @field_validator("learning_rate_factor", "dropout")
+    @classmethod
+    def _ascending(cls, values: list[float]) -> list[float]:
+        return SpaceConfig._ascending(values)
+
+    @field_validator("schedule")
+    @classmethod
+    def _different(cls, values: list[Any]) -> list[Any]:
+        return SpaceConfig._different(values)
+
+
+class LstmConfig(_Section):
+    """The LSTM to compare with: the sizes of its hidden state make the stages, the rest is its search.
+
+    Pruning, finalists, seeds and confirmation are those of `search`. `places`: rows to train at once on a GPU.
+    """
+
+    hidden_sizes: list[Dimension]
+    space: LstmSpaceConfig
+    start: LstmRecipeConfig
+    trials: Annotated[int, Field(ge=1, le=10_000)]
+    first_round: Count
+    round_size: Count
+    places: Count
+
+    @field_validator("hidden_sizes")
+    @classmethod
+    def _once(cls, sizes: list[int]) -> list[int]:
+        return _unique(sizes, "hidden size")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for knob, value in self.start:
+            if value not in getattr(self.space, knob):
+                raise ValueError(f"start.{knob} is {value!r}, but space.{knob} is {getattr(self.space, knob)}; add it")
+        recipes = math.prod(len(values) for _, values in self.space)
+        if self.trials > recipes:
+            raise ValueError(f"trials {self.trials} exceed the {recipes} recipes of space; lower trials")
+        return self
+
+
 def _unique(values: list[int], what: str) -> list[int]:
     twice = sorted({value for value in values if values.count(value) > 1})
     if twice:
@@ -301,6 +357,7 @@ class Config(_Section):
     train: TrainConfig
     expand: ExpandConfig
     search: SearchConfig
+    lstm: LstmConfig
     checkpoint: CheckpointConfig
     study: StudyConfig
     recipes: dict[RecipeName, RecipeConfig]

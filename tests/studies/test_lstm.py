@@ -237,6 +237,26 @@ def test_pruning_and_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert all(same_bits(found, row, expected, row) for row in range(3))
 
 
+def test_a_warm_up_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What sets up libraries before a capture is a step and a validation of another stack."""
+    expected = train_lstm(SHAPE, ROWS[:2], CONFIG, DATA, places=1)
+    original, warm, warmed = LstmTrainer._set_stack, LstmTrainer._warm_up, []
+
+    def cold(self: LstmTrainer) -> None:
+        original(self)
+        self.is_warm = False
+
+    def warm_up(self: LstmTrainer) -> None:
+        warmed.append(list(self.members))
+        warm(self)
+
+    monkeypatch.setattr(LstmTrainer, "_set_stack", cold)
+    monkeypatch.setattr(LstmTrainer, "_warm_up", warm_up)
+    found = train_lstm(SHAPE, ROWS[:2], CONFIG, DATA, places=1)
+    assert warmed == [[0]]
+    assert all(same_bits(found, row, expected, row) for row in range(2))
+
+
 def losses(training: Training) -> list[float]:
     return [row.val_loss for row in training.curves]
 

@@ -246,6 +246,7 @@ class LstmTrainer(StackTrainer):
         length, width = self.windows.shape[1] - 1, shape.embedding_dim + shape.hidden_size
         rows = [self.task.rows[number] for number in self.members]
         probabilities = [row.recipe.dropout for row in rows]
+        mask: Tensor
         if self.draws_in_kernels:
             from newllm.model.kernels import keep_mask  # noqa: PLC0415 (imports Triton)
 
@@ -327,7 +328,7 @@ def train_lstm(
                 raise
             raise UserError(
                 f"{places} LSTMs of {shape.hidden_size} at once, with train.batch_size = {config.batch_size}, need "
-                "more memory than the device has. Lower search.places or train.batch_size, or free the memory that "
+                "more memory than the device has. Lower lstm.places or train.batch_size, or free the memory that "
                 "other programs use"
             ) from error
     return ledger.training()
