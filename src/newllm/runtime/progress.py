@@ -23,10 +23,15 @@ class Epoch(Protocol):
 
 
 class Progress:
-    """Shows depth, epoch, losses, tokens a second and time left of a training of `rows` rows x `epochs` epochs."""
+    """Shows what trains, epoch, losses, tokens a second and time left of a training of `rows` rows x `epochs` epochs.
 
-    def __init__(self, num_layers: int, epochs: int, rows: int, steps: int, silent: bool = False) -> None:
-        self._title = f"{num_layers} layer{'s' if num_layers > 1 else ''}"
+    What trains is named by `title`, or by its depth.
+    """
+
+    def __init__(
+        self, num_layers: int, epochs: int, rows: int, steps: int, silent: bool = False, title: str = ""
+    ) -> None:
+        self._title = title or f"{num_layers} layer{'s' if num_layers > 1 else ''}"
         self._epochs, self._steps = epochs, steps
         self._started = self._last_line = time.monotonic()
         self._silent = silent

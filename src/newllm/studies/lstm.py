@@ -319,7 +319,8 @@ def train_lstm(
     if state:
         ledger.restore(state)
         places = state.values["places"]
-    with Progress(shape.num_layers, config.epochs, len(rows), task.steps_per_epoch) as progress:
+    title = f"LSTM of {shape.hidden_size}"
+    with Progress(shape.num_layers, config.epochs, len(rows), task.steps_per_epoch, title=title) as progress:
         progress.resume(ledger.epochs_behind)
         try:
             LstmTrainer(task, ledger, places, progress, state).run(rule, store)

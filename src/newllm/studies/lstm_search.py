@@ -93,13 +93,13 @@ def find(shape: LstmShape, config: Config, windows: tuple[Tensor, Tensor], store
     trials, _ = search(plan, train_round)
     best = best_trials(trials, common.finalists)
     seeds = common.finalist_seeds
-    print(f"{len(best)} finalists, each with {len(seeds)} further seeds", flush=True)
+    print(f"finalists: {len(best)}; seeds for each: {', '.join(map(str, seeds))}", flush=True)
     further = part("the finalists", [(seed, trial.recipe) for trial in best for seed in seeds])
     finalists = [
         finalist(trial, further[place * len(seeds) : (place + 1) * len(seeds)]) for place, trial in enumerate(best)
     ]
     winner = choose(finalists).recipe
-    print(f"the winner, with {len(common.confirm_seeds)} fresh seeds: {winner}", flush=True)
+    print(f"the winner, which fresh seeds confirm: {winner}", flush=True)
     confirmed = store.last("the confirmation", lambda: train([(seed, winner) for seed in common.confirm_seeds]))
     confirmed.check_converged()
     return Found(space, trials, finalists, winner, confirmed)
