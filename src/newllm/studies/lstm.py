@@ -22,7 +22,7 @@ from torch.nn.functional import embedding
 
 from newllm.config import TrainConfig
 from newllm.errors import UserError
-from newllm.model.definition import INITIAL_STD, ModelShape, Parameters
+from newllm.model.definition import ModelShape, Parameters
 from newllm.model.head import cross_entropy
 from newllm.model.scan import pieces_for
 from newllm.model.streams import Dropout, dropout_masks, random_stream
@@ -69,21 +69,21 @@ def lstm_shape(vocabulary_size: int, embedding_dim: int, hidden_size: int) -> Ls
 
 
 def initial_parameters(shape: LstmShape, seeds: Sequence[int]) -> Parameters:
-    """Fresh parameters [S, ...] on the CPU in float32.
+    """Fresh parameters [S, ...] on the CPU in float32, as torch's own modules begin, for so a user would begin.
 
-    Embedding and output layer begin as New-LLM's, N(0, 0.02) and biases 0, so that only the recurrence differs. The
-    LSTM begins as torch.nn.LSTM does: all of it uniform between ±1 / sqrt(hidden size).
+    The embedding is N(0, 1), all else uniform between ±1 / sqrt(hidden size). A small model on a part of WikiText-2
+    learned sooner and better from it than from an embedding of N(0, 0.02), which is what New-LLM has.
     """
     bound = 1 / sqrt(shape.hidden_size)
     streams = [random_stream(seed, "initialisation", 0) for seed in seeds]
     parameters = {}
     for name, size in shape.parameter_shapes().items():
-        stacked = torch.zeros(len(seeds), *size)
+        stacked = torch.empty(len(seeds), *size)
         for one, stream in zip(stacked, streams, strict=True):
-            if name in RECURRENT:
+            if name == "embedding.weight":
+                one.normal_(generator=stream)
+            else:
                 one.uniform_(-bound, bound, generator=stream)
-            elif name.endswith("weight"):
-                one.normal_(0, INITIAL_STD, generator=stream)
         parameters[name] = stacked
     return parameters
 
