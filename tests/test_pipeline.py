@@ -33,6 +33,7 @@ SMALL: dict[str, Any] = {
     "study": {"baseline_num_layers": 1},
     "search": {"depths": [], "equal_parameters": {}},
     "recipes": {},
+    "lstm": {"hidden_sizes": []},
 }
 DATA_STAGES = ["download", "build_vocabulary", "tokenize"]
 BOTH_DEPTHS = [f"{stage}@{depth}" for stage in ("train", "evaluate", "diagnose") for depth in (1, 2)]
