@@ -5,23 +5,27 @@ stays as it is.
 """
 
 import copy
+import math
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from dulwich.ignore import IgnoreFilterManager
 from dvc.utils.serialize import modify_yaml
+from ruamel.yaml import YAML
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
+from demo.baselines import baseline_perplexities
+from newllm.files import read_json
 from newllm.runtime.git import git, isolated
 from stages import run
 
@@ -38,8 +42,13 @@ def environment() -> dict[str, str]:
     return {"OMP_NUM_THREADS": "1"} | isolated(os.environ) | {"PATH": path}
 
 
-def copy_project(folder: Path, changes: Mapping[str, Any]) -> None:
+def copy_project(folder: Path, parameters: Mapping[str, Any], pipeline: Mapping[str, Any] | None = None) -> None:
     """Copies what git does not ignore into `folder` as a new project, with changed parameters, and commits it.
+
+    Args:
+        folder: of the copy.
+        parameters: what to change in params.yaml.
+        pipeline: what to change in dvc.yaml, such as the depths. Default: nothing.
 
     Committed results (dvc.lock, metrics, plots, those of ablations) are left out: they are those of other parameters.
     Without git the copy is a DVC project alone.
@@ -54,7 +63,14 @@ def copy_project(folder: Path, changes: Mapping[str, Any]) -> None:
         shutil.copyfile(ROOT / name, folder / name)  # without its mode: the original may be read-only
     (folder / "ablations" / "results.json").write_text('{"experiments": []}\n', encoding="utf-8")
     with modify_yaml(folder / "params.yaml") as values:  # as `dvc exp run -S` does, with all comments
-        change(values, changes)
+        change(values, parameters)
+    if pipeline:
+        layout = YAML()
+        layout.width, layout.preserve_quotes = 160, True
+        layout.indent(mapping=2, sequence=4, offset=2)
+        stages = layout.load(folder / "dvc.yaml")
+        change(stages, pipeline)
+        layout.dump(stages, folder / "dvc.yaml")
     if has_git():
         git(folder, "init", "--quiet", environment=environment())
     else:
@@ -62,11 +78,16 @@ def copy_project(folder: Path, changes: Mapping[str, Any]) -> None:
     commit(folder, "Copy of the project")
 
 
-def change(values: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Puts `changes` into nested `values`; an empty mapping empties one."""
+def change(values: MutableMapping[str, Any], changes: Mapping[str, Any]) -> None:
+    """Sets values in nested mappings; an empty mapping empties one.
+
+    A list is changed where it is, for all that share it by a YAML anchor.
+    """
     for name, value in changes.items():
-        if isinstance(value, Mapping) and value and name in values:
+        if isinstance(value, Mapping) and value and isinstance(values.get(name), MutableMapping):
             change(values[name], value)
+        elif isinstance(value, list) and isinstance(values.get(name), list):
+            values[name][:] = copy.deepcopy(value)
         else:
             values[name] = copy.deepcopy(value)
 
@@ -98,27 +119,74 @@ def commit(folder: Path, message: str) -> None:
         git(folder, "commit", "--quiet", "--message", message, environment=environment())
 
 
+def lessons(folder: Path) -> str:
+    """What the models of the finished demo in `folder` came to: a text of the best one, and all beside the baselines.
+
+    Raises:
+        UserError: a file of the results is missing.
+    """
+    layers = [read_json(path, "evaluate") for path in (folder / "metrics" / "layers").glob("*.json")]
+    found = sorted((values["details"][0] for values in layers), key=lambda depth: int(depth["num_layers"]))
+    best = min(found, key=lambda depth: float(depth["val_ppl"]))
+    diagnostics = read_json(folder / f"metrics/diagnostics/{best['num_layers']}.json", "diagnose")["diagnostics"][0]
+    text = max(diagnostics["samples"]["texts"], key=lambda text: len(set(text["sampled"].split())))  # the most varied
+    size = yaml.safe_load((folder / "params.yaml").read_text(encoding="utf-8"))["data"]["vocabulary_size"]
+    names = ("unigram (how frequent a word is)", "bigram (Witten-Bell; the last word)")
+    baselines = zip(names, baseline_perplexities(folder / "data" / "windows", size), strict=True)
+    apart = [str(depth["num_layers"]) for depth in found if _bounds(depth)[0] > _bounds(best)[1]]
+    lines = [
+        f"What the best model, of {_layers(best)}, writes in the demo's invented language, where <unk> is a rare word:",
+        f"  {text['prompt']} | {text['sampled']}",
+        "",
+        f"Perplexity on held-out text, mean of {best['num_seeds']} seeds with its 95 % interval (lower is better):",
+        f"  {'model':35} {'validation':>14} {'test':>14} {'accuracy':>9}",
+        *(f"  {name:35} {value:14.2f}" for name, value in baselines),
+        *(
+            f"  {_layers(depth):35} {_interval(depth, 'val_ppl'):>14} {_interval(depth, 'test_ppl'):>14} "
+            f"{100 * depth['val_accuracy']:7.1f} %"
+            for depth in found
+        ),
+        f"Depths whose interval lies above that of {_layers(best)}: {', '.join(apart) or 'none'}.",
+    ]
+    return "\n".join(lines)
+
+
+def _layers(depth: Mapping[str, Any]) -> str:
+    number = depth["num_layers"]
+    return f"{number} layer" if number == 1 else f"{number} layers"
+
+
+def _interval(depth: Mapping[str, Any], name: str) -> str:
+    mean, half_width = depth[name], depth.get(f"{name}_ci95")
+    return f"{mean:.2f}" if half_width is None else f"{mean:.2f} ± {half_width:.2f}"
+
+
+def _bounds(depth: Mapping[str, Any]) -> tuple[float, float]:
+    """Of the interval of the validation perplexity; one seed tells of none."""
+    half_width = depth.get("val_ppl_ci95", math.inf)
+    return depth["val_ppl"] - half_width, depth["val_ppl"] + half_width
+
+
 def main() -> None:
-    """Copies, runs `dvc repro`, and shows the table and where the pictures are."""
+    """Copies, runs `dvc repro`, and shows what the models learnt and where the report is."""
     folder = ROOT / "build" / "demo"
     if folder.exists():
         shutil.rmtree(folder)
     start = time.monotonic()
-    copy_project(folder, yaml.safe_load((ROOT / "demo" / "settings.yaml").read_text(encoding="utf-8")))
-    print(f"The demo runs in {folder}: 8 depths, 2 seeds each, a generated corpus; two or three minutes.\n", flush=True)
+    settings = yaml.safe_load((ROOT / "demo" / "settings.yaml").read_text(encoding="utf-8"))
+    copy_project(folder, settings["params.yaml"], settings["dvc.yaml"])
+    print(
+        f"The demo runs in {folder}: four depths, three seeds each, a generated corpus; some three minutes.\n",
+        flush=True,
+    )
     done = subprocess.run(["dvc", "repro"], cwd=folder, env=environment(), check=False)
     if done.returncode:
         sys.exit(done.returncode)
     commit(folder, "Results of the demo")  # for `dvc metrics diff` to compare with
-    report = (folder / "metrics" / "report.md").read_text(encoding="utf-8")
-    table = [line for line in report.splitlines() if line.startswith("|")]
-    print(
-        "\n" + "\n".join(table[: next((i for i, line in enumerate(table[2:], 2) if "---" in line), len(table) + 1) - 1])
-    )
-    print(f"\nDone in {time.monotonic() - start:.0f} s. The report and its pictures:")
-    for path in (folder / "metrics" / "report.md", *sorted((folder / "plots").glob("*.png"))):
+    print(f"\n{lessons(folder)}\n\nDone in {time.monotonic() - start:.0f} s. The report and its pictures:")
+    for path in (*sorted((folder / "metrics").glob("report.*")), *sorted((folder / "plots").glob("*.png"))):
         print(f"  {path}")
-    print("So short a training of such small models shows that all works; the order of the depths means nothing here.")
+    print("So small models of so small a language say nothing about the order of the depths on WikiText-2.")
     activate = shlex.quote(str(Path(sys.prefix) / "bin" / "activate"))
     print(f"Go on there, for instance:\n  . {activate} && export OMP_NUM_THREADS=1 && cd {shlex.quote(str(folder))}")
     if has_git():
