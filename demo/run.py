@@ -79,12 +79,14 @@ def copy_project(folder: Path, parameters: Mapping[str, Any], pipeline: Mapping[
 
 
 def change(values: MutableMapping[str, Any], changes: Mapping[str, Any]) -> None:
-    """Sets values in nested mappings; an empty mapping empties one.
+    """Sets values in nested mappings, and removes those for which there is None; an empty mapping empties one.
 
     A list is changed where it is, for all that share it by a YAML anchor.
     """
     for name, value in changes.items():
-        if isinstance(value, Mapping) and value and isinstance(values.get(name), MutableMapping):
+        if value is None:
+            del values[name]
+        elif isinstance(value, Mapping) and value and isinstance(values.get(name), MutableMapping):
             change(values[name], value)
         elif isinstance(value, list) and isinstance(values.get(name), list):
             values[name][:] = copy.deepcopy(value)

@@ -1,6 +1,7 @@
 """dvc.yaml against the code: each stage depends on exactly the modules and parameters that it uses."""
 
 import ast
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -94,7 +95,7 @@ def test_every_writer_is_one() -> None:
 def test_depths_are_the_same_everywhere() -> None:
     depths = PIPELINE["stages"]["train"]["foreach"]
     assert depths == [1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]
-    assert PIPELINE["vars"] == [{"sweep": " ".join(map(str, depths[:-1]))}]
+    assert PIPELINE["vars"][0] == {"sweep": " ".join(map(str, depths[:-1]))}
     for name in ("evaluate", "diagnose"):
         assert PIPELINE["stages"][name]["foreach"] == depths
     for name in ("check_parameters", "report"):
@@ -106,6 +107,15 @@ def test_an_entry_of_recipes_is_a_stage_that_depends_on_it_alone() -> None:
     stage = STAGES["recipes"]
     assert stage["cmd"].endswith(" --name ${key}")
     assert {*parameters_of(stage)} == {*parameters_of(STAGES["train"]), "recipes.${key}"}
+
+
+def test_artifacts_are_the_models_of_every_depth_and_the_best() -> None:
+    depths = PIPELINE["stages"]["train"]["foreach"][:-1]
+    expected = {f"depth-{depth}": f"models/{depth}" for depth in depths} | {"new-llm": "models/${best}"}
+    assert {name: artifact["path"] for name, artifact in PIPELINE["artifacts"].items()} == expected
+    assert {artifact["type"] for artifact in PIPELINE["artifacts"].values()} == {"model"}
+    layers = {depth: json.loads((ROOT / f"metrics/layers/{depth}.json").read_text()) for depth in depths}
+    assert PIPELINE["vars"][1:] == [{"best": min(layers, key=lambda depth: float(layers[depth]["val_ppl"]))}]
 
 
 def test_the_report_looks_for_what_expand_writes() -> None:
