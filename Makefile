@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test repro bench lint mutants audit states clean-states clean
+.PHONY: help setup demo experiments readme-commands test repro bench lint mutants audit states clean-states clean
 PYTHON ?= python3
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
@@ -24,6 +24,9 @@ setup: .venv/installed ## a virtual environment in .venv with the pinned package
 
 demo: setup ## the whole pipeline on a small generated corpus, on a CPU, in build/demo
 	@python demo/run.py
+
+experiments: setup ## what each of DVC's experiments changed, and the perplexity of every depth
+	@python tools/experiments.py
 
 test: setup ## all tests
 	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup --durations 10

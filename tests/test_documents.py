@@ -12,7 +12,7 @@ DOCUMENTS = [
     *ROOT.glob("*.md"),
     *(path for folder in ("ablations", "benchmarks", "docs") for path in (ROOT / folder).glob("*.md")),
 ]
-CODE = ("src/", "stages/", "tests/", "docs/", "benchmarks/", "ablations/", "demo/")
+CODE = ("src/", "stages/", "tests/", "docs/", "benchmarks/", "ablations/", "demo/", "tools/")
 
 
 def names(text: str) -> list[str]:

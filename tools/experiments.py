@@ -1,0 +1,67 @@
+"""All experiments on one page: what each changed, and the validation perplexity of every depth.
+
+`dvc exp show` has a column for every parameter, metric and dependency. This has what people compare: make experiments.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dvc.api
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDTH = 120
+FIGURE = re.compile(r"metrics/layers/(\d+)\.json:val_ppl")
+
+
+def table(rows: Sequence[Mapping[str, Any]], sections: Iterable[str]) -> Table:
+    """The experiments as `dvc.api.exp_show` returns them; what they changed is asked of the last commit.
+
+    Args:
+        rows: of the workspace, of the last commit and of the experiments that began from it.
+        sections: of params.yaml.
+    """
+    depths = sorted({int(match[1]) for row in rows for name in row if (match := FIGURE.fullmatch(name))})
+    shown = Table(box=box.SIMPLE_HEAD, title="Validation perplexity by depth (mean over seeds; * lowest)")
+    shown.add_column("experiment", overflow="fold", min_width=12)
+    shown.add_column("changed parameters", overflow="fold", min_width=16)
+    for depth in depths:
+        shown.add_column(str(depth), justify="right", no_wrap=True)
+    names = sorted({name for row in rows for name in row if name.startswith(tuple(f"{one}." for one in sections))})
+    commit = next((row for row in rows if row["rev"] != "workspace"), {})
+    for row in rows:
+        changed = [f"{name}={_value(row[name])}" for name in names if row.get(name) not in (None, commit.get(name))]
+        label = str(row["rev"]) if row["typ"] == "baseline" else f"  {row['Experiment'] or row['rev']}"
+        if row.get("State") not in (None, "Success"):
+            label += f" ({row['State'].lower()})"
+        figures = {depth: row.get(f"metrics/layers/{depth}.json:val_ppl") for depth in depths}
+        lowest = min((value for value in figures.values() if value is not None), default=None)
+        cells = [
+            "" if value is None else f"{'*' * (value == lowest)}{value:{'.2f' if value < 100 else '.4g'}}"
+            for value in figures.values()
+        ]
+        shown.add_row(*(Text(cell) for cell in (label, " ".join(changed), *cells)))
+    return shown
+
+
+def _value(value: object) -> str:
+    """DVC gives every number as a float."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Reads the experiments of the project in the current folder."""
+    sections = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    console = Console()
+    if not console.is_terminal or console.width > WIDTH:
+        console = Console(width=WIDTH)
+    console.print(table(dvc.api.exp_show(), sections))
+
+
+if __name__ == "__main__":
+    main()
