@@ -1,6 +1,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo experiments readme-commands test repro bench lint mutants audit states clean-states clean
 PYTHON ?= python3
+# PyTorch's own index has builds with +cpu in their version, which pip prefers to those of the same version without.
+TORCH ?= cuda
+torch_cpu := --extra-index-url https://download.pytorch.org/whl/cpu
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 # In hooks, rebase and bisect git names by these the repository that is meant, and DVC must not take it for this one;
@@ -11,16 +14,18 @@ help: ## what there is to make
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 .venv/installed: requirements.lock
+	@case "$(TORCH)" in cpu|cuda) ;; *) echo "TORCH=$(TORCH): expected cpu or cuda" >&2; exit 1 ;; esac
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=...")'
 	@# an environment that was begun here and cannot be finished is removed, one that was there before is not
 	@echo 'The packages of requirements.lock are installed into .venv, which takes some minutes.'
 	@test -e .venv || trap 'test -e $@ || rm -rf .venv' EXIT; trap 'exit 1' HUP INT TERM; \
 	"$(PYTHON)" -m venv .venv && \
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock && \
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock \
+		$(if $(filter cpu,$(TORCH)),$(torch_cpu)) && \
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . && \
 	touch $@
 
-setup: .venv/installed ## a virtual environment in .venv with the pinned packages
+setup: .venv/installed ## a virtual environment in .venv with the pinned packages; TORCH=cpu: without CUDA
 
 demo: setup ## the whole pipeline on a small generated corpus, on a CPU, in build/demo
 	@python demo/run.py

@@ -38,8 +38,8 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def make(folder: Path, target: str, failing: str = "nothing") -> subprocess.CompletedProcess[str]:
-    command = ["make", target, f"PYTHON={folder / 'my python'}"]
+def make(folder: Path, target: str, failing: str = "nothing", *settings: str) -> subprocess.CompletedProcess[str]:
+    command = ["make", target, f"PYTHON={folder / 'my python'}", *settings]
     environment = {**os.environ, "FAILING": failing}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
@@ -78,3 +78,14 @@ def test_a_failed_update_leaves_what_was_there(failing: str, folder: Path) -> No
     installed.unlink()
     assert make(folder, "setup", failing).returncode == 2
     assert (folder / ".venv/bin/python").is_file(), "an environment that somebody else made"
+
+
+def test_the_torch_without_cuda_comes_from_an_index_of_its_own(folder: Path) -> None:
+    index = "--extra-index-url https://download.pytorch.org/whl/cpu"
+    done = make(folder, "setup", "nothing", "TORCH=gpu")
+    assert done.returncode == 2
+    assert "TORCH=gpu: expected cpu or cuda" in done.stderr
+    assert not (folder / ".venv").exists()
+    assert index in make(folder, "setup", "nothing", "TORCH=cpu").stdout
+    shutil.rmtree(folder / ".venv")
+    assert index not in make(folder, "setup").stdout
