@@ -11,7 +11,7 @@ export DVC_NO_ANALYTICS := 1
 unexport $(shell git rev-parse --local-env-vars 2>/dev/null) PYTHONHOME PYTHONSAFEPATH
 
 help: ## what there is to make
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## /\1|/' | awk -F'|' '{printf "make %-16s %s\n", $$1, $$2}'
 
 .venv/installed: requirements.lock
 	@case "$(TORCH)" in cpu|cuda) ;; *) echo "TORCH=$(TORCH): expected cpu or cuda" >&2; exit 1 ;; esac
@@ -32,6 +32,9 @@ demo: setup ## the whole pipeline on a small generated corpus, on a CPU, in buil
 
 experiments: setup ## what each of DVC's experiments changed, and the perplexity of every depth
 	@python tools/experiments.py
+
+readme-commands: setup ## after make demo: README's commands run, and show what it says (minutes)
+	@python tools/readme_commands.py
 
 test: setup ## all tests
 	@OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadgroup --durations 10
