@@ -105,6 +105,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for all_of_it, some_of_it in (
         ('[1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]', '[1, "${model.num_layers}"]'),
         ("sweep: 1 2 3 4 5 6 7 8", 'sweep: "1"'),
+        ("  - best: 3", "  - best: 1"),
         ("{depth: [1, 4], pattern: [freeze, finetune, longer, scratch]}", "{depth: [1], pattern: [freeze]}"),
     ):
         assert text.count(all_of_it) == 1
@@ -248,6 +249,29 @@ def test_metrics_and_plots_show(project: Project) -> None:
     page = (project.folder / "dvc_plots" / "index.html").read_text()
     assert all(f'"num_layers": "{depth}"' in page for depth in (1, 2))
     assert page.count("<img") >= 4
+
+
+def test_the_best_model_can_be_got_by_name(project: Project, tmp_path: Path) -> None:
+    """As the version that gto has registered."""
+    project.run("gto", "register", "new-llm", "--version", "v1.0.0")
+    try:
+        project.run("dvc", "artifacts", "get", ".", "new-llm", "--rev", "v1.0.0", "--out", str(tmp_path / "model"))
+        weights = project.folder / "models/1/weights.safetensors"
+        assert (tmp_path / "model/weights.safetensors").read_bytes() == weights.read_bytes()
+    finally:
+        project.run("git", "tag", "--delete", "new-llm@v1.0.0")
+
+
+def test_experiments_are_a_table_that_fits(project: Project) -> None:
+    project.run("dvc", "exp", "run", "--queue", "--name", "wet", "-S", "model.dropout=0.3")
+    try:
+        lines = project.run("python", "tools/experiments.py").splitlines()
+        perplexity = project.json("metrics/layers/2.json")["val_ppl"]
+        assert any(line.split()[0] == "workspace" and f"{perplexity:.2f}" in line for line in lines if line.strip())
+        assert any(line.split()[:3] == ["wet", "(queued)", "model.dropout=0.3"] for line in lines)
+        assert max(map(len, lines)) <= 120
+    finally:
+        project.run("dvc", "queue", "remove", "--all")
 
 
 def test_dropout_reruns_training_and_going_back_restores_without_training(project: Project) -> None:

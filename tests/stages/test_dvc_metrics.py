@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from dvc.dependency import ParamsDependency
+from dvc.repo import Repo
 
 from newllm.analysis.expansion import DEPTHS, PATTERNS
 from newllm.analysis.headline import headline
@@ -57,6 +60,15 @@ def test_columns_are_few(project: Path) -> None:
     expected |= {f"metrics/expand/{depth}-{pattern}.json": 2 for depth in DEPTHS for pattern in PATTERNS}
     assert {name: count for name, count in found.items() if count} == {**expected, "metrics/summary.json": 7}
     assert sum(found.values()) <= 50
+
+
+def test_the_table_of_experiments_has_few_columns(project: Path) -> None:
+    """`dvc exp show --csv` has five of its own, and one of each figure, parameter and dependency."""
+    repo = Repo(str(project))
+    files = json.loads(dvc(project, "metrics", "show", "--json"))[""]["data"].values()
+    parameters = columns(yaml.safe_load((project / "params.yaml").read_text()))
+    dependencies = {dep.fs_path for dep in repo.index.deps if not isinstance(dep, ParamsDependency)}
+    assert 5 + sum(columns(file.get("data", {})) for file in files) + parameters + len(dependencies) <= 127
 
 
 def test_the_table_fits_a_terminal(project: Path) -> None:
