@@ -1,8 +1,9 @@
 """Runs the commands of README in a copy of the finished demo and checks what they show: make readme-commands.
 
-Every line of README's blocks of shell code is run, each block in the project as the demo left it. A line has to end
-well, and to show what a rule below says of it. What cannot be run there stands below as well, with the reason. That
-programs, make targets, DVC's options, stages and parameters exist is checked without running anything.
+Every line of README's blocks of shell code is run, each block in the project as the demo left it; lines that compare
+commits by their hashes are run in the checkout. A line has to end well, and to show what a rule below says of it. What
+cannot be run stands below as well, with the reason. That programs, make targets, DVC's options, stages and parameters
+exist is checked without running anything.
 """
 
 import importlib.util
@@ -52,6 +53,8 @@ SHOWS = {
     r"^make experiments": r"workspace",
     r"^dvc artifacts get": r"Downloaded",
 }
+# These only read, and name commits that the checkout has and the demo has not.
+IN_CHECKOUT = r"^dvc (metrics|params|plots|exp) (diff|show)\b.*\b[0-9a-f]{7,40}\b"
 # Programs that are neither this project's nor DVC's.
 PROGRAMS = {"git", "gto", "cd", ".", "export", "set", "trap", "pip", "pre-commit", "apt-get", "sbatch", "less", "ls"}
 
@@ -196,7 +199,7 @@ def run_blocks(text: str, folder: Path) -> list[str]:
                 print(f"not run: {line}\n         ({reason})", flush=True)
                 continue
             began = time.monotonic()
-            problem = failure(line, folder)
+            problem = failure(line, ROOT if re.search(IN_CHECKOUT, line) else folder)
             print(f"{'FAILED' if problem else 'ok'}, {time.monotonic() - began:.0f} s: {line}", flush=True)
             if problem:
                 failures.append(f"{line}\n{problem}")
