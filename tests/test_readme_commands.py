@@ -7,6 +7,7 @@ import pytest
 
 from demo.run import environment
 from tests.test_documents import DOCUMENTS
+from tools import readme_commands
 from tools.readme_commands import Names, blocks, commands, failure, reason_not_to_run, run_blocks, unknown_names
 
 ROOT = Path(__file__).parent.parent
@@ -34,6 +35,7 @@ def test_readme_has_commands_that_are_run() -> None:
         ("dvc exp runs", ["dvc exp runs"]),
         ("dvc exp run -S model.dropuot=0.2 -S train.epochs=1", ["model.dropuot=0.2"]),
         ("dvc exp run -S train.epochs.more=1", ["train.epochs.more=1"]),
+        ("dvc exp run -S '+recipes.mine={dropout: 0.3}'", []),
         ("for d in 1 2; do dvc repro evaluat@$d; dvc exp run nothing; done", ["nothing"]),
         ("python -m stages.nothing", ["stages.nothing"]),
         ("python -m nothing.at.all", ["nothing.at.all"]),
@@ -73,8 +75,22 @@ git push
 make demo
 ```
 """
-    found = run_blocks(text, tmp_path)
+    found = run_blocks(text, tmp_path, tmp_path / "clone")
     assert [problem.splitlines()[0] for problem in found] == ["grep changed kept"] * 2
+
+
+def test_blocks_about_the_study_are_run_in_a_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    places = []
+    monkeypatch.setattr(readme_commands, "restore", lambda folder: None)
+    monkeypatch.setattr(readme_commands, "failure", lambda line, folder: places.append((line, folder.name)))
+    lines = [
+        "dvc metrics diff 88a09e3 HEAD",
+        "dvc exp run --allow-missing",
+        "dvc metrics diff HEAD~1 HEAD",
+        "ls build/demo",
+    ]
+    run_blocks("".join(f"```sh\n{line}\n```\n" for line in lines), tmp_path / "demo", tmp_path / "clone")
+    assert places == [*zip(lines, ("clone", "clone", "demo", "clone"), strict=True)]
 
 
 def test_what_a_line_shows(tmp_path: Path) -> None:

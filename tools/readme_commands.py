@@ -1,9 +1,9 @@
-"""Runs the commands of README in a copy of the finished demo and checks what they show: make readme-commands.
+"""Runs the commands of README and checks what they show: make readme-commands, after make demo.
 
-Every line of README's blocks of shell code is run, each block in the project as the demo left it; lines that compare
-commits by their hashes are run in the checkout. A line has to end well, and to show what a rule below says of it. What
-cannot be run stands below as well, with the reason. That programs, make targets, DVC's options, stages and parameters
-exist is checked without running anything.
+Every line of README's blocks of shell code is run, each block in a copy of the project that the demo left, or in a
+clone of the checkout if it is about the study's own results. A line has to end well, and to show what a rule below says
+of it. What cannot be run stands below as well, with the reason. That programs, make targets, DVC's options, stages and
+parameters exist is checked without running anything.
 """
 
 import importlib.util
@@ -44,7 +44,7 @@ NOT_RUN = {
 # What a line has to show, by regular expressions.
 SHOWS = {
     r"^dvc exp run -S model\.num_layers=9": r"Running stage 'train@9'",
-    r"^dvc exp run -S model\.num_layers=[1-8]": r"^(?!.*Running stage 'train)",
+    r"^dvc exp run --allow-missing": r"^(?!.*Running stage 'train).*Running stage 'report'",
     r"^dvc (metrics|exp) diff": r"metrics/",
     r"^dvc params diff": r"params\.yaml",
     r"^dvc metrics show": r"val_ppl",
@@ -53,10 +53,13 @@ SHOWS = {
     r"^make experiments": r"workspace",
     r"^dvc artifacts get": r"Downloaded",
 }
-# These only read, and name commits that the checkout has and the demo has not.
-IN_CHECKOUT = r"^dvc (metrics|params|plots|exp) (diff|show)\b.*\b[0-9a-f]{7,40}\b"
+# Blocks that are about the study's own results: they name commits or the demo's folder, or work without weights.
+OF_THE_STUDY = re.compile(r"--allow-missing|build/demo|\b(?=\w*\d)[0-9a-f]{7,40}\b")
 # Programs that are neither this project's nor DVC's.
-PROGRAMS = {"git", "gto", "cd", ".", "export", "set", "trap", "pip", "pre-commit", "apt-get", "sbatch", "less", "ls"}
+PROGRAMS = {
+    *("git", "gto", "pip", "pre-commit", "apt-get", "sbatch", "lm_eval"),
+    *("cd", ".", "export", "set", "trap", "echo", "cat", "grep", "head", "ls"),
+}
 
 
 def blocks(text: str) -> list[list[str]]:
@@ -131,6 +134,8 @@ class Names:
             targets = options.targets or []
             found += [target for target in targets if "$" not in target and target not in self.stages]
         for change in getattr(options, "set_param", None) or []:
+            if change.startswith("+"):  # adds what is not there
+                continue
             values: Any = self.parameters
             for part in change.split("=")[0].split("."):
                 values = values.get(part, NotImplemented) if isinstance(values, dict) else NotImplemented
@@ -180,44 +185,55 @@ def failure(line: str, folder: Path) -> str | None:
     return None
 
 
-def run_blocks(text: str, folder: Path) -> list[str]:
-    """Runs the lines of a document in a finished project, which each block finds as it is committed.
+def run_blocks(text: str, demo: Path, clone: Path) -> list[str]:
+    """Runs the lines of a document, each block in a project that is as it was committed.
+
+    Args:
+        text: of the document.
+        demo: a copy of the finished demo, with weights.
+        clone: of the checkout, with the study's results and without weights.
 
     Returns:
         A description of each failure.
     """
     failures = []
     for block in blocks(text):
-        if all(reason_not_to_run(line) for line in block):
-            for line in block:
-                print(f"not run: {line}\n         ({reason_not_to_run(line)})", flush=True)
-            continue
-        for command in ("git reset --quiet --hard", "git clean --quiet -fd", "dvc checkout --quiet"):
-            subprocess.run(shlex.split(command), cwd=folder, env=environment(), check=True)
+        folder = clone if OF_THE_STUDY.search("\n".join(block)) else demo
+        if any(reason_not_to_run(line) is None for line in block):
+            restore(folder)
         for line in block:
             if reason := reason_not_to_run(line):
                 print(f"not run: {line}\n         ({reason})", flush=True)
                 continue
             began = time.monotonic()
-            problem = failure(line, ROOT if re.search(IN_CHECKOUT, line) else folder)
+            problem = failure(line, folder)
             print(f"{'FAILED' if problem else 'ok'}, {time.monotonic() - began:.0f} s: {line}", flush=True)
             if problem:
                 failures.append(f"{line}\n{problem}")
     return failures
 
 
+def restore(folder: Path) -> None:
+    """Takes a project back to what is committed, and its weights, if they are in DVC's cache."""
+    for command in ("git reset --quiet --hard", "git clean --quiet -fd", "dvc checkout --quiet --allow-missing"):
+        subprocess.run(shlex.split(command), cwd=folder, env=environment(), check=True)
+
+
 def main() -> None:
-    """Checks names, then runs README's commands in build/readme, a copy of build/demo."""
-    names = Names.of(ROOT)
-    failures = unknown_names((ROOT / "README.md").read_text(encoding="utf-8"), names)
-    demo, folder = ROOT / "build" / "demo", ROOT / "build" / "readme"
-    if not (demo / "dvc.lock").is_file():
-        sys.exit(f"error: {demo}: no finished demo; run `make demo` first")
+    """Checks names, then runs README's commands in build/readme."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    failures = unknown_names(text, Names.of(ROOT))
+    finished, folder = ROOT / "build" / "demo", ROOT / "build" / "readme"
+    if not (finished / "dvc.lock").is_file():
+        sys.exit(f"error: {finished}: no finished demo; run `make demo` first")
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(demo, folder, symlinks=True)
-    (folder / ".venv").mkdir()
-    (folder / ".venv" / "installed").touch()  # for make: the packages are those of this environment
-    failures += run_blocks((ROOT / "README.md").read_text(encoding="utf-8"), folder)
+    clone, demo = folder / "clone", folder / "clone" / "build" / "demo"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], env=environment(), check=True)
+    shutil.copytree(finished, demo, symlinks=True)
+    for project in (clone, demo):
+        (project / ".venv").mkdir()
+        (project / ".venv" / "installed").touch()  # for make: the packages are those of this environment
+    failures += run_blocks(text, demo, clone)
     if failures:
         sys.exit("\n\n".join(["error: README's commands fail:", *failures]))
 
