@@ -98,16 +98,18 @@ class Names:
         """Reads Makefile, dvc.yaml, params.yaml and pyproject.toml."""
         makefile = (root / "Makefile").read_text(encoding="utf-8")
         stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+        parameters = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
         names = set(stages)
         for name, stage in stages.items():
-            members = [str(item) for item in stage.get("foreach", [])]
+            each = stage.get("foreach", [])
+            members = [str(item) for item in (parameters.get(each.strip("${}"), []) if isinstance(each, str) else each)]
             members += ["-".join(map(str, values)) for values in itertools.product(*stage.get("matrix", {}).values())]
             names |= {f"{name}@{member}" for member in members}
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         return cls(
             set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)),
             names,
-            yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")),
+            parameters,
             PROGRAMS | set(project.get("scripts", {})),
         )
 
