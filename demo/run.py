@@ -121,6 +121,18 @@ def commit(folder: Path, message: str) -> None:
         git(folder, "commit", "--quiet", "--message", message, environment=environment())
 
 
+def share_environment(folder: Path) -> None:
+    """Lets make in the copy use the environment that runs the demo, if make has set that up, and install nothing."""
+    if not (Path(sys.prefix) / "installed").is_file():
+        return
+    (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
+    time_ns = (ROOT / "requirements.lock").stat().st_mtime_ns  # which make compares with that of the environment
+    os.utime(folder / "requirements.lock", ns=(time_ns, time_ns))
+    if has_git():  # .gitignore names a folder, which a link is not
+        with (folder / ".git" / "info" / "exclude").open("a", encoding="utf-8") as exclude:
+            exclude.write("/.venv\n")
+
+
 def lessons(folder: Path) -> str:
     """What the models of the finished demo in `folder` came to: a text of the best one, and all beside the baselines.
 
@@ -177,6 +189,7 @@ def main() -> None:
     start = time.monotonic()
     settings = yaml.safe_load((ROOT / "demo" / "settings.yaml").read_text(encoding="utf-8"))
     copy_project(folder, settings["params.yaml"], settings["dvc.yaml"])
+    share_environment(folder)
     print(
         f"The demo runs in {folder}: four depths, three seeds each, a generated corpus; some three minutes.\n",
         flush=True,

@@ -90,6 +90,21 @@ def test_without_git_the_copy_is_a_dvc_project(tmp_path: Path, monkeypatch: pyte
     assert "Running stage 'check_parameters'" in done.stdout
 
 
+@pytest.mark.git
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make, which is not on the PATH")
+def test_make_in_the_copy_installs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "environment/bin").mkdir(parents=True)
+    (tmp_path / "environment/installed").touch()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "environment"))
+    copy = tmp_path / "copy"
+    copy_project(copy, CHANGES)
+    command = ["make", "setup", "PYTHON=false"]
+    assert subprocess.run(command, cwd=copy, capture_output=True, check=False).returncode == 2
+    run.share_environment(copy)
+    subprocess.run(command, cwd=copy, capture_output=True, check=True)
+    assert git(copy, "status", "--porcelain", environment=environment()) == ""
+
+
 def test_what_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What no .gitignore names, without links to folders, whatever .git is; and it can be written to."""
     for name in (".git", "kept.py", "kept/deeper/file", "data/text", "kept/deeper/old/file", "elsewhere/file"):

@@ -233,8 +233,9 @@ def main() -> None:
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], env=environment(), check=True)
     shutil.copytree(finished, demo, symlinks=True)
     for project in (clone, demo):
-        (project / ".venv").mkdir()
-        (project / ".venv" / "installed").touch()  # for make: the packages are those of this environment
+        if not (project / ".venv").exists():
+            (project / ".venv").mkdir()
+            (project / ".venv" / "installed").touch()  # for make: the packages are those of this environment
     failures += run_blocks(text, demo, clone)
     if failures:
         sys.exit("\n\n".join(["error: README's commands fail:", *failures]))
