@@ -35,6 +35,7 @@ def test_readme_has_commands_that_are_run() -> None:
         ("dvc exp runs", ["dvc exp runs"]),
         ("dvc exp run -S model.dropuot=0.2 -S train.epochs=1", ["model.dropuot=0.2"]),
         ("dvc exp run -S train.epochs.more=1", ["train.epochs.more=1"]),
+        ("dvc exp run -S 'search.depths=[4]' tune@4", []),
         ("dvc exp run -S '+recipes.mine={dropout: 0.3}'", []),
         ("for d in 1 2; do dvc repro evaluat@$d; dvc exp run nothing; done", ["nothing"]),
         ("python -m stages.nothing", ["stages.nothing"]),

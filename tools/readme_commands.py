@@ -98,18 +98,17 @@ class Names:
         """Reads Makefile, dvc.yaml, params.yaml and pyproject.toml."""
         makefile = (root / "Makefile").read_text(encoding="utf-8")
         stages = yaml.safe_load((root / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-        parameters = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
         names = set(stages)
         for name, stage in stages.items():
             each = stage.get("foreach", [])
-            members = [str(item) for item in (parameters.get(each.strip("${}"), []) if isinstance(each, str) else each)]
+            members = ["*"] if isinstance(each, str) else [str(item) for item in each]  # any, if a parameter lists them
             members += ["-".join(map(str, values)) for values in itertools.product(*stage.get("matrix", {}).values())]
             names |= {f"{name}@{member}" for member in members}
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         return cls(
             set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)),
             names,
-            parameters,
+            yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8")),
             PROGRAMS | set(project.get("scripts", {})),
         )
 
@@ -134,7 +133,8 @@ class Names:
         found = []
         if arguments[0] == "repro" or arguments[:2] == ["exp", "run"]:
             targets = options.targets or []
-            found += [target for target in targets if "$" not in target and target not in self.stages]
+            names = [target for target in targets if "$" not in target]
+            found += [name for name in names if not {name, f"{name.split('@', 1)[0]}@*"} & self.stages]
         for change in getattr(options, "set_param", None) or []:
             if change.startswith("+"):  # adds what is not there
                 continue
