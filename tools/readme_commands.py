@@ -217,8 +217,13 @@ def run_blocks(text: str, demo: Path, clone: Path) -> list[str]:
 
 def restore(folder: Path) -> None:
     """Takes a project back to what is committed, and its weights, if they are in DVC's cache."""
-    for command in ("git reset --quiet --hard", "git clean --quiet -fd", "dvc checkout --quiet --allow-missing"):
-        subprocess.run(shlex.split(command), cwd=folder, env=environment(), check=True)
+    # git status notices first that copied files are what they were; else they would be written anew, and make would
+    # take requirements.lock for a newer one than that of the environment
+    for command in (
+        *("git status --porcelain", "git reset --quiet --hard", "git clean --quiet -fd"),
+        "dvc checkout --quiet --allow-missing",
+    ):
+        subprocess.run(shlex.split(command), cwd=folder, env=environment(), check=True, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:
