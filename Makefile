@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo experiments readme-commands test repro bench lint mutants audit states clean-states clean
+.PHONY: help setup demo experiments readme-commands test repro report bench lint mutants audit states clean-states clean
 PYTHON ?= python3
 # PyTorch's own index has builds with +cpu in their version, which pip prefers to those of the same version without.
 TORCH ?= cuda
@@ -41,6 +41,9 @@ test: setup ## all tests
 
 repro: setup ## the full study (WikiText-2), on all GPUs or with JOBS=... stages at once
 	@PYTHONPATH=src python -m newllm.parallel $(if $(JOBS),--jobs $(JOBS))
+
+report: setup ## the report as a page, build/report/index.html, opened in a browser
+	@python -m stages.page
 
 bench: setup ## speed: plain loop, this trainer and torch's LSTM side by side
 	@python -m benchmarks.bench

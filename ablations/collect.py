@@ -13,12 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from newllm.analysis.ablation import Ablation, AblationDepth, AblationSeed, AblationsFile, differing, repeated
-from newllm.analysis.diagnosis import Diagnosis, load_diagnoses
-from newllm.analysis.markdown import at_depths
-from newllm.analysis.overfitting import plateau_epochs
+from newllm.analysis.ablations import Ablation, AblationDepth, AblationSeed, AblationsFile, differing, repeated
 from newllm.analysis.published import STUDY_SWITCHES
-from newllm.analysis.results import DepthResult, flatten, load_results
+from newllm.analysis.records import Group, flatten, load_diagnoses, load_results
+from newllm.analysis.study import plateau_epochs
 from newllm.config import load_config
 from newllm.errors import UserError
 from newllm.files import write_json
@@ -47,7 +45,7 @@ def main() -> None:
     write_json(RESULTS, AblationsFile(experiments=experiments).model_dump())
     for one in experiments:
         for depth in one.depths:
-            values = depth.over_seeds("val_ppl")
+            values = [seed.val_ppl for seed in depth.seeds]
             print(f"{one.name}, depth {depth.num_layers}: val PPL {sum(values) / len(values):.2f}, {len(values)} seeds")
 
 
@@ -81,23 +79,23 @@ def collect(name: str, revision: str, study: Mapping[str, Any]) -> Ablation:
         raise UserError(f"{revision}:metrics/runs: no depth was trained with its params.yaml; run `{command} ...`")
     with tempfile.TemporaryDirectory() as folder:
         results = _results(commit, revision, depths, Path(folder))
-        diagnoses = [_diagnosis(commit, result, Path(folder)) for result in results]
-    if unknown := [result.num_layers for result, found in zip(results, diagnoses, strict=True) if not found]:
+        results = [_diagnosed(commit, result, Path(folder)) for result in results]
+    if unknown := [str(result.num_layers) for result in results if result.diagnosis is None]:
         print(
-            f"{name}: training loss without dropout is not known {at_depths(unknown)}, and claim 6 not judged there: "
+            f"{name}: training loss without dropout is not known at depth {', '.join(unknown)}, nor claim 6 judged: "
             f"metrics/diagnostics has nothing of these weights; run `{command}` for it"
         )
-    runs, dirty = results[0].runs, [result.runs.git_dirty for result in results]
+    dirty = [result.about["git_dirty"] for result in results]
     return Ablation(
         name=name,
         command=command,
         changes=changes,
-        parameters=runs.parameters,
-        data_sha256=runs.data_sha256,
-        device=" and ".join(sorted({result.runs.device for result in results})),
-        git_commits=sorted({one.runs.git_commit for one in results if one.runs.git_commit}),
+        parameters=dict(results[0].parameters),
+        data_sha256=results[0].about["data_sha256"],
+        device=" and ".join(sorted({result.about["device"] for result in results})),
+        git_commits=sorted({one.about["git_commit"] for one in results if one.about["git_commit"]}),
         git_dirty=any(dirty) if None not in dirty else None,
-        depths=[_depth(result, diagnosis) for result, diagnosis in zip(results, diagnoses, strict=True)],
+        depths=[_depth(result) for result in results],
     )
 
 
@@ -137,7 +135,7 @@ def _recorded(runs: str) -> dict[str, Any] | None:
         return None
 
 
-def _results(commit: str, revision: str, depths: Sequence[int], folder: Path) -> list[DepthResult]:
+def _results(commit: str, revision: str, depths: Sequence[int], folder: Path) -> list[Group]:
     """As of the files in the commit, put into `folder`, with the same checks as for the report."""
     for depth in depths:
         for path in (f"metrics/layers/{depth}.json", f"metrics/runs/{depth}.json", f"plots/curves/{depth}.csv"):
@@ -148,16 +146,17 @@ def _results(commit: str, revision: str, depths: Sequence[int], folder: Path) ->
         raise UserError(str(error).replace(f"{folder}/", f"{revision}:")) from None
 
 
-def _diagnosis(commit: str, result: DepthResult, folder: Path) -> Diagnosis | None:
-    """None if the commit's diagnostics are missing, damaged, or those of the study's weights."""
+def _diagnosed(commit: str, result: Group, folder: Path) -> Group:
+    """As it is if the commit's diagnostics are missing, damaged, or those of the study's weights."""
     path = f"metrics/diagnostics/{result.num_layers}.json"
     try:
         _put(folder / path, _show(commit, path))
-        (diagnosis,) = load_diagnoses([result], folder / "metrics/diagnostics")
+        (found,) = load_diagnoses([result], folder / "metrics/diagnostics")
     except UserError:
-        return None
-    distances = [abs(a.val_loss - b.val_loss) for a, b in zip(diagnosis.seeds, result.runs.seeds, strict=True)]
-    return diagnosis if max(distances) < ROUNDING else None
+        return result
+    losses = [seed.val_loss for seed in found.diagnosis.seeds] if found.diagnosis else []
+    distances = [abs(a - b) for a, b in zip(losses, result.values("val_loss"), strict=True)]
+    return found if max(distances) < ROUNDING else result
 
 
 def _put(path: Path, text: str) -> None:
@@ -165,18 +164,16 @@ def _put(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _depth(result: DepthResult, diagnosis: Diagnosis | None) -> AblationDepth:
+def _depth(result: Group) -> AblationDepth:
     names = AblationSeed.model_fields.keys() - {"plateau_epochs", "train_loss_without_dropout"}
-    measured: Sequence[float | None] = [None] * len(result.runs.seeds)
-    if diagnosis:
-        measured = [seed.train_loss_without_dropout for seed in diagnosis.seeds]
+    measured = "train_loss_without_dropout"
     seeds = [
         AblationSeed(
-            **{name: getattr(run, name) for name in names}, plateau_epochs=plateau, train_loss_without_dropout=loss
+            **{name: run[name] for name in names}, plateau_epochs=plateau, train_loss_without_dropout=run.get(measured)
         )
-        for run, plateau, loss in zip(result.runs.seeds, plateau_epochs(result), measured, strict=True)
+        for run, plateau in zip(result.rows(), plateau_epochs(result), strict=True)
     ]
-    norms = list(diagnosis.layer_norms("initial")) if diagnosis else None
+    norms = list(result.norms["initial"]) if result.norms else None
     return AblationDepth(num_layers=result.num_layers, initial_norms=norms, seeds=seeds)
 
 

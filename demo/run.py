@@ -199,7 +199,7 @@ def main() -> None:
         sys.exit(done.returncode)
     commit(folder, "Results of the demo")  # for `dvc metrics diff` to compare with
     print(f"\n{lessons(folder)}\n\nDone in {time.monotonic() - start:.0f} s. The report and its pictures:")
-    for path in (*sorted((folder / "metrics").glob("report.*")), *sorted((folder / "plots").glob("*.png"))):
+    for path in (*sorted((folder / "metrics").glob("report.*")), *sorted((folder / "plots/pictures").glob("*.png"))):
         print(f"  {path}")
     print("So small models of so small a language say nothing about the order of the depths on WikiText-2.")
     activate = shlex.quote(str(Path(sys.prefix) / "bin" / "activate"))

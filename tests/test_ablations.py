@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from newllm.analysis.ablation import load_ablations
+from newllm.analysis.ablations import load_ablations
 from newllm.runtime.git import git, isolated
 from tests.analysis.metrics_files import PARAMETERS, change_json, final_perplexity, write_all, write_diagnostics
 
@@ -100,9 +100,9 @@ def test_collects(repository: Repository) -> None:
     )
     assert warmup.parameters["train.warmup_epochs"] == 10
     assert [depth.num_layers for depth in warmup.depths] == [4, 6, 8]
-    assert residual.depths[1].over_seeds("val_ppl") == [final_perplexity(6, seed) - 0.2 for seed in range(5)]
-    assert residual.depths[1].over_seeds("best_epoch") == [3, 2, 3, 3, 3]
-    assert residual.depths[1].over_seeds("plateau_epochs") == [2, 1, 2, 2, 2]
+    assert [seed.val_ppl for seed in residual.depths[1].seeds] == [final_perplexity(6, seed) - 0.2 for seed in range(5)]
+    assert [seed.best_epoch for seed in residual.depths[1].seeds] == [3, 2, 3, 3, 3]
+    assert [seed.plateau_epochs for seed in residual.depths[1].seeds] == [2, 1, 2, 2, 2]
     assert repository.git("status", "--porcelain") == "?? ablations/"
 
 
@@ -116,7 +116,7 @@ def test_training_losses_are_those_of_the_experiments_weights(repository: Reposi
     done = repository.collect(f"without={without}")
     assert done.returncode == 0, done.stderr
     (before,) = load_ablations(repository.folder / "ablations/results.json")
-    assert "without: training loss without dropout is not known at depths 4, 6 and 8" in done.stdout
+    assert "without: training loss without dropout is not known at depth 4, 6, 8" in done.stdout
     done = repository.collect(f"own={own}")
     assert "own: training loss without dropout is not known at depth 8" in done.stdout
     found = [before, *load_ablations(repository.folder / "ablations/results.json")]

@@ -146,7 +146,7 @@ def test_results_are_complete(project: Project) -> None:
     assert summary["num_layers"] == 2
     report = (project.folder / "metrics/report.md").read_text()
     assert "| " in report
-    assert "Ablations" not in report, "the study's are not those of a copy with other parameters"
+    assert "residual connections |" not in report, "the study's are not those of a copy with other parameters"
     assert project.run("git", "status", "--porcelain") == ""
     written = project.run("git", "diff", "--name-only", "HEAD~1", "HEAD").splitlines()
     others = {name for name in written if not name.startswith(("metrics/", "plots/"))}
@@ -327,11 +327,11 @@ def test_another_depth_trains_that_depth_alone_and_leaves_no_trace(project: Proj
 BASELINE = ("study.baseline_num_layers", 7)
 QUEUED_CODE = """
 
-_write_report = write_report
+_render = render
 
 
-def write_report(*arguments, **options):
-    return _write_report(*arguments, **options) + "the queued code"
+def render(*arguments, **options):
+    return [text + "the queued code" for text in _render(*arguments, **options)]
 """
 
 
@@ -380,8 +380,8 @@ def test_experiments_with_a_switch_are_collected_and_reported(project: Project) 
     assert project.repro("report") == ["report"]
     report = (project.folder / "metrics/report.md").read_text()
     assert "| residual connections | 2 |" in report
-    assert "| warm-up over 1 epoch | 2 |" in report
-    assert "Left out" not in report
+    assert "| warm-up epochs 1 | 2 |" in report
+    assert "Left out" not in (project.folder / "metrics/appendix.md").read_text()
 
 
 def test_a_bad_parameter_costs_no_output(project: Project) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from newllm.analysis.expansion import DEPTHS, PATTERNS
+from newllm.analysis.records import GROWN_DEPTHS, PATTERNS
 
 ROOT = Path(__file__).parent.parent
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -120,7 +120,7 @@ def test_artifacts_are_the_models_of_every_depth_and_the_best() -> None:
 
 def test_the_report_looks_for_what_expand_writes() -> None:
     matrix = PIPELINE["stages"]["expand"]["matrix"]
-    assert matrix == {"depth": list(DEPTHS), "pattern": list(PATTERNS)}
+    assert matrix == {"depth": list(GROWN_DEPTHS), "pattern": list(PATTERNS)}
 
 
 def test_the_report_waits_for_everything_that_it_reads() -> None:

@@ -39,7 +39,7 @@ DATA = {
     "window": 64,
     "stride": 32,
 }
-STUDENT_975 = {1: 12.706204736, 2: 4.302652730, 4: 2.776445105}
+STUDENT_975 = {1: 12.706204736, 2: 4.302652730, 4: 2.776445105, 9: 2.262157163}
 """t(0.975) by degrees of freedom, from printed tables."""
 
 POSITION_GROUPS = ("", "_full_windows")
@@ -110,18 +110,18 @@ def write_depth(
         "parameters": PARAMETERS if parameters is None else parameters,
         "seeds": runs,
     }
-    _write_json(root / f"metrics/runs/{depth}.json", {"runs": [record]})
-    _write_json(
+    write_json(root / f"metrics/runs/{depth}.json", {"runs": [record]})
+    write_json(
         root / f"metrics/layers/{depth}.json",
-        lean(_layer_metrics(depth, runs), ("val_ppl", "test_ppl", "val_accuracy")),
+        lean(layer_metrics(depth, runs), ("val_ppl", "test_ppl", "val_accuracy")),
     )
-    _write_curve(root / f"plots/curves/{depth}.csv", rows)
+    write_curve(root / f"plots/curves/{depth}.csv", rows)
 
 
 def write_data(root: Path) -> None:
     """metrics/data.json, of the study's corpus, as far as the report reads it."""
     splits = {"train": 51_026, "validation": 5_272, "test": 5_920}
-    _write_json(
+    write_json(
         root / "metrics/data.json",
         {
             "data": [
@@ -191,7 +191,7 @@ def write_diagnostics(
             "texts": [{"prompt": "he was born", "greedy": "in the <unk> of *the* | `", "sampled": "at _ 1 <eos>"}],
         },
     }
-    _write_json(root / f"metrics/diagnostics/{depth}.json", {"diagnostics": [record]})
+    write_json(root / f"metrics/diagnostics/{depth}.json", {"diagnostics": [record]})
 
 
 def write_expand(root: Path, depth: int, pattern: str, gain: float, epochs: int = 3, noise: float = 0.01) -> None:
@@ -212,9 +212,9 @@ def write_expand(root: Path, depth: int, pattern: str, gain: float, epochs: int 
     num_params = 1_426_152 + 262_656 * (depth - 1) + (0 if pattern == "longer" else 525_056)
     about = {"pattern": pattern, "context_dim": context, "norm_blocks": context // 256, "device": "NVIDIA L4"}
     about |= {"torch_version": "2.11.0", "git_commit": "0123456789abcdef0123456789abcdef01234567", "git_dirty": False}
-    metrics = _layer_metrics(depth, seeds) | {"num_params": num_params, "runs": [about | {"seeds": seeds}]}
-    _write_json(root / f"metrics/expand/{depth}-{pattern}.json", lean(metrics, ("val_ppl", "test_ppl")))
-    _write_curve(root / f"plots/expand/{depth}-{pattern}.csv", rows)
+    metrics = layer_metrics(depth, seeds) | {"num_params": num_params, "runs": [about | {"seeds": seeds}]}
+    write_json(root / f"metrics/expand/{depth}-{pattern}.json", lean(metrics, ("val_ppl", "test_ppl")))
+    write_curve(root / f"plots/expand/{depth}-{pattern}.csv", rows)
 
 
 def write_supplements(root: Path, depths: Iterable[int] = (1, 4, 6)) -> None:
@@ -240,14 +240,14 @@ def lean(metrics: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {name: metrics[name] for name in names} | {"details": [metrics]}
 
 
-def _write_curve(path: Path, rows: list[Any]) -> None:
+def write_curve(path: Path, rows: list[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     header = "num_layers,seed,epoch,train_loss,val_loss,val_ppl,val_accuracy,gradient_norm,loss_scale,seconds,joules"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header.split(",")[: len(rows[0])], *rows])
 
 
-def _layer_metrics(depth: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
+def layer_metrics(depth: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
     names = [name for name in runs[0] if name not in ("seed", "stopped_early")]
     metrics: dict[str, Any] = {
         "num_layers": depth,
@@ -263,6 +263,6 @@ def _layer_metrics(depth: int, runs: list[dict[str, Any]]) -> dict[str, Any]:
     return metrics
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value))

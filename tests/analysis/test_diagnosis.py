@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from newllm.analysis.diagnosis import Diagnosis, load_diagnoses
-from newllm.analysis.results import load_results
+from newllm.analysis.records import Group, load_diagnoses, load_results
 from newllm.errors import UserError
 from tests.analysis.metrics_files import final_perplexity, write_all, write_diagnostics
 
 
-def load(root: Path) -> list[Diagnosis]:
+def load(root: Path) -> list[Group]:
     results = load_results((1, 4, 6), root / "metrics", root / "plots/curves")
     return load_diagnoses(results, root / "metrics/diagnostics")
 
@@ -38,21 +37,22 @@ def test_reads_what_there_is(root: Path) -> None:
     (root / "metrics/diagnostics/9.json").write_text("rubbish of an earlier experiment")
     (root / "metrics/diagnostics/6.json").unlink()
     found = load(root)
-    assert [diagnosis.num_layers for diagnosis in found] == [1, 4]
+    assert [group.num_layers for group in found if group.diagnosis] == [1, 4]
+    assert len(found) == 3
     assert load_diagnoses([], root / "nowhere") == []
 
 
-def test_overfitting_in_the_order_of_the_runs(root: Path) -> None:
+def test_seeds_in_the_order_of_the_runs(root: Path) -> None:
     change(root, lambda record: record["seeds"].reverse())
 
     def other_gradients(record: dict[str, Any]) -> None:
         record["seeds"][0]["gradient_norms"]["best"]["hidden.2.weight"] = 0.7
 
     change(root, other_gradients)
-    found = load(root)[1].overfitting
-    assert found.train_losses == (6.5, 7.5, 8.5, 9.5, 10.5)
-    assert found.gradient_norms == pytest.approx((0.1, (0.7 + 4 * 0.2) / 5, 0.3, 0.4))
-    assert found.initial_norms == pytest.approx((0.001, 0.002, 0.003, 0.004))
+    found = load(root)[1]
+    assert found.values("train_loss_without_dropout") == [6.5, 7.5, 8.5, 9.5, 10.5]
+    assert found.norms["best"] == pytest.approx((0.1, (0.7 + 4 * 0.2) / 5, 0.3, 0.4))
+    assert found.norms["initial"] == pytest.approx((0.001, 0.002, 0.003, 0.004))
 
 
 BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [

@@ -32,18 +32,21 @@ import yaml
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
-from newllm.analysis import figures, headline, report, results, summary, supplements
+from newllm.analysis.figures import draw_all
+from newllm.analysis.report import render
+from newllm.analysis.study import learning_curves, load_study, perplexity_by_depth, results_table
+from newllm.analysis.summary import summary
 from newllm.config import DataConfig, load_config
 from newllm.corpus.corpus import fetch_corpus
 from newllm.data.text import SPLITS, read_split
 from newllm.data.vocabulary import build_tokenizer, load_tokenizer, save_tokenizer
 from newllm.data.windows import load_windows, write_windows
 from newllm.errors import UserError
-from newllm.files import check_sha256, write_checksum, write_csv, write_json
+from newllm.files import check_sha256, write_checksum, write_json
 from newllm.model.definition import ModelShape, initial_parameters
 from newllm.training import weights
 from newllm.training.records import RowResult, Training
-from tests.analysis import test_ablation as ablations
+from tests.analysis import ablation_files as ablations
 from tests.analysis.metrics_files import DATA, write_all, write_supplements
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
@@ -387,20 +390,27 @@ def report_case(draw: Draw, place: Path) -> str:
 
 def report_outcome(root: Path, pictures: bool) -> str:
     """What the report stage does, but for the pictures in most cases."""
-    loaded = results.load_results((1, 4, 6), root / "metrics", root / "plots/curves")
-    compared = summary.compare(loaded, 6, 6, DATA)
-    more = supplements.load_supplements(loaded, root, 64)
-    written = report.write_report(compared, supplements=more)
-    assert not (found := NO_NUMBER.search(written)), written[found.start() - 200 : found.end() + 50]
-    written.encode()
+    found = load_study(root, (1, 4, 6), 6, 6, DATA)
+    drawn = draw_all(found)
     out = root.parent / "written"
-    write_json(out / "summary.json", headline.headline(compared, more))
-    write_csv(out / "learning_curves.csv", summary.learning_curves(loaded))
-    write_csv(out / "perplexity_by_depth.csv", summary.perplexity_by_depth(loaded))
+    out.mkdir(exist_ok=True)
+    for name, written in zip(
+        ("report", "appendix", "readme"), render(found, drawn, ["report", "appendix", "readme"], "."), strict=True
+    ):
+        assert not (number := NO_NUMBER.search(written)), written[number.start() - 200 : number.end() + 50]
+        (out / f"{name}.md").write_text(written, encoding="utf-8")
+    write_json(out / "summary.json", summary(found))
+    for name, table in (
+        ("results", results_table(found)),
+        ("learning_curves", learning_curves(found.depths.values())),
+        ("perplexity_by_depth", perplexity_by_depth(found.depths.values())),
+    ):
+        table.to_csv(out / f"{name}.csv", index=False)
     for path in out.iterdir():
         assert not NO_NUMBER.search(path.read_text()), path.read_text()
     if pictures:
-        figures.draw_all(compared, more)
+        for figure in drawn:
+            figure.png()
     return "a report"
 
 

@@ -13,11 +13,11 @@ import yaml
 from dvc.dependency import ParamsDependency
 from dvc.repo import Repo
 
-from newllm.analysis.expansion import DEPTHS, PATTERNS
-from newllm.analysis.headline import headline
+from newllm.analysis.records import GROWN_DEPTHS, PATTERNS
+from newllm.analysis.summary import summary
 from newllm.files import write_json
 from tests.analysis.metrics_files import write_supplements
-from tests.analysis.studies import more, study
+from tests.analysis.studies import reload, study
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,9 +41,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("metrics")
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, folder)
-    compared = study(folder)
-    write_supplements(folder, [result.num_layers for result in compared.results])
-    write_json(folder / "metrics/summary.json", headline(compared, more(folder, compared)))
+    write_supplements(folder, study(folder).depths)
+    write_json(folder / "metrics/summary.json", summary(reload(folder)))
     dvc(folder, "init", "--quiet", "--no-scm")
     return folder
 
@@ -57,7 +56,7 @@ def test_columns_are_few(project: Path) -> None:
     files = json.loads(dvc(project, "metrics", "show", "--json"))[""]["data"]
     found = {name: columns(file.get("data", {})) for name, file in files.items()}
     expected = {f"metrics/layers/{depth}.json": 3 for depth in range(1, 9)}
-    expected |= {f"metrics/expand/{depth}-{pattern}.json": 2 for depth in DEPTHS for pattern in PATTERNS}
+    expected |= {f"metrics/expand/{depth}-{pattern}.json": 2 for depth in GROWN_DEPTHS for pattern in PATTERNS}
     assert {name: count for name, count in found.items() if count} == {**expected, "metrics/summary.json": 7}
     assert sum(found.values()) <= 50
 

@@ -17,17 +17,15 @@ from tests.analysis.metrics_files import change_json, final_perplexity, write_al
 ROOT = Path(__file__).parents[2]
 OUTPUTS = [
     "metrics/report.md",
+    "metrics/appendix.md",
+    "metrics/results.csv",
     "metrics/summary.json",
     "plots/learning_curves.csv",
-    "plots/learning_curves.png",
     "plots/perplexity_by_depth.csv",
-    "plots/perplexity_by_depth.png",
-    "plots/perplexity_by_parameters.png",
-    "plots/training_time.png",
-    "plots/cost_to_target.png",
-    "plots/grown_contexts.png",
-    "plots/ablations.png",
-    "plots/perplexity_by_position.png",
+    *(
+        f"plots/pictures/{name}.png"
+        for name in ("perplexity_by_depth", "fit", "learning_curves", "cost_to_target", "grown_contexts")
+    ),
 ]
 
 
@@ -86,14 +84,22 @@ def test_contents(project: Path) -> None:
         depths = list(csv.DictReader(file))
     expected = sum(final_perplexity(1, seed) for seed in range(5)) / 5
     assert float(depths[0]["val_ppl"]) == pytest.approx(expected, rel=1e-6)
-    report = (project / "metrics/report.md").read_text()
-    for title in ("Fit and overfitting", "Cost", "Grown contexts", "`<unk>`", "What the context carries", "Samples"):
+    report, appendix = ((project / f"metrics/{name}.md").read_text() for name in ("report", "appendix"))
+    for title in ("The answer", "The depths", "What it costs", "Grown contexts", "Glossary"):
         assert f"\n## {title}\n" in report
-    assert "Ablations" not in report
     for name in OUTPUTS:
-        if name.endswith(".png") and name != "plots/ablations.png":
-            assert f"(../{name})" in report
+        if name.endswith(".png"):
+            assert f"(../{name})" in report + appendix
             assert (project / name).stat().st_size > 15_000
+
+
+def test_pictures_of_an_earlier_experiment_go(project: Path) -> None:
+    assert stage(project, 1, 4, 6).returncode == 0
+    for path in [*project.glob("metrics/expand/*"), *project.glob("metrics/diagnostics/*")]:
+        path.unlink()
+    assert stage(project, 1, 4, 6).returncode == 0
+    names = {path.stem for path in (project / "plots/pictures").iterdir()}
+    assert names == {"perplexity_by_depth", "learning_curves", "cost_to_target"}
 
 
 def test_error_keeps_the_earlier_report(project: Path) -> None:

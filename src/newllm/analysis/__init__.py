@@ -1,1 +1,1 @@
-"""From metrics and curves to comparison: statistics, figures and the report; nothing here trains or reads text."""
+"""From metrics to one table, tests, pictures, the report and its page."""

@@ -1,0 +1,98 @@
+"""Numbers as people read them; filters of the templates."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from newllm.measurement.intervals import Estimate
+
+MISSING = "–"
+KNOBS = {
+    "residual": "residual connections",
+    "warmup_epochs": "warm-up epochs",
+    "learning_rate_factor": "learning rate ×",
+    "initialisation": "initial weights",
+    "continued": "epochs, continued with Adam’s state,",
+}
+"""Parameter → its name in words, where that differs."""
+
+
+def number(value: Estimate | float | None, decimals: int = 2, sign: bool = False) -> str:
+    """Mean ± half-width, or a number, with these decimals; six digits beyond a million; a dash for None."""
+    if value is None:
+        return MISSING
+    mean, half_width = (value.mean, value.half_width) if isinstance(value, Estimate) else (value, None)
+    form = f"{'+' if sign else ''},.{decimals}f" if abs(mean) < 1e6 else f"{'+' if sign else ''}.6g"
+    text = format(mean, form).replace("-", "−")
+    return text if half_width is None else f"{text} ± {format(half_width, form).lstrip('+')}"
+
+
+def signed(value: Estimate | float | None, decimals: int = 2) -> str:
+    """As `number`, with a sign."""
+    return number(value, decimals, sign=True)
+
+
+def percent(value: Estimate | None, decimals: int = 2) -> str:
+    """A fraction with its interval, in percent, without the sign for it."""
+    if value is None:
+        return MISSING
+    return number(Estimate(100 * value.mean, None if value.half_width is None else 100 * value.half_width), decimals)
+
+
+def p_value(p: float | None) -> str:
+    """Two significant digits: `0.013`, `< 0.0001`; as many as tell it from 0.05; a dash without a test."""
+    if p is None:
+        return MISSING
+    digits = next((count for count in range(2, 6) if float(f"{p:.{count}g}") != 0.05), 2)
+    return "< 0.0001" if p < 1e-4 else f"{float(f'{p:.{digits}g}'):g}"
+
+
+def equation(p: float | None) -> str:
+    """As `p_value`, after p: `p = 0.013`, `p < 0.0001`."""
+    text = p_value(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def bound(p_values: Iterable[float | None]) -> str:
+    """The largest of p-values as a bound: `p ≤ 0.013`; without a test among them, `p unknown`."""
+    known = list(p_values)
+    if not known or None in known:
+        return "p unknown"
+    return equation(max(p for p in known if p is not None)).replace("=", "≤")
+
+
+def significant(value: float | None, digits: int = 2) -> str:
+    """So many significant digits, never as a power of ten where four places do: `14`, `9.6`, `0.00056`."""
+    if value is None:
+        return MISSING
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if 10 <= abs(rounded) < 1e6 else f"{value:.{digits}g}"
+
+
+def cell(text: object) -> str:
+    """Text of unknown content on one line of a table."""
+    return " ".join(str(text).split()).replace("\\", "\\\\").replace("|", "\\|")
+
+
+def one_line(text: str) -> str:
+    """Text of unknown content on one line of its own."""
+    return " ".join(text.split("\n"))
+
+
+def settings(changes: Mapping[str, Any]) -> str:
+    """Names and values in a row: `dropout 0.3, schedule linear`; of a switch its name alone, if it is on."""
+    pairs = [(KNOBS.get(name := dotted.rpartition(".")[2], name), value) for dotted, value in changes.items()]
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in pairs if value is not False)
+
+
+FILTERS = {
+    "number": number,
+    "signed": signed,
+    "percent": percent,
+    "p_value": p_value,
+    "equation": equation,
+    "bound": bound,
+    "significant": significant,
+    "cell": cell,
+    "one_line": one_line,
+    "settings": settings,
+}

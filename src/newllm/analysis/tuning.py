@@ -1,0 +1,112 @@
+"""Part 2: which depth is best when each has the best recipe that was found for it, and what matters besides depth.
+
+The rule is in docs/rules.md, which was written before the search was run.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from newllm.analysis.inference import SIGNIFICANCE, Difference, permutation_p_values
+from newllm.analysis.part2 import Search
+from newllm.analysis.records import Group
+from newllm.analysis.study import against, best_of
+
+MATTERS = 0.05
+"""Perplexity: a difference that is not shown to be larger does not matter to a user."""
+
+
+@dataclass(frozen=True)
+class BothTests:
+    """Every other depth minus the best, by depth: Welch's tests, and p-values of exact permutation tests beside them.
+
+    Both are corrected by Holm's method.
+    """
+
+    welch: Mapping[int, Difference]
+    permutation: Mapping[int, float]
+
+    @property
+    def above(self) -> list[int]:
+        """The depths of which both show that the difference is above what it is tested against."""
+        return [depth for depth, test in self.welch.items() if test.above and self.permutation[depth] < SIGNIFICANCE]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the rule says of some depths.
+
+    Attributes:
+        best: the depth of the lowest mean.
+        set: it and those that are not shown to be worse, shallowest first; alone, it is the best.
+        zero: tests of validation perplexity against no difference.
+        matters: the same against MATTERS.
+        on_test: the same as zero on the test split, which chooses nothing.
+    """
+
+    best: Group
+    set: list[int]
+    zero: BothTests
+    matters: BothTests
+    on_test: BothTests
+
+    @property
+    def recommended(self) -> int:
+        """The shallowest of the set."""
+        return min(self.set)
+
+    @property
+    def turned_on_test(self) -> list[int]:
+        """The depths that are worse than the best on one split and better on the other."""
+        pairs = [(depth, test.difference.mean, self.on_test.welch[depth]) for depth, test in self.zero.welch.items()]
+        return [depth for depth, mean, other in pairs if mean * other.difference.mean < 0]
+
+
+def answer(groups: Mapping[int, Group]) -> Answer:
+    """By the rule, of models by depth."""
+    best = best_of(groups)
+    zero = both_tests(groups, best)
+    return Answer(
+        best,
+        [depth for depth in groups if depth not in zero.above],
+        zero,
+        both_tests(groups, best, expected=MATTERS),
+        both_tests(groups, best, "test_ppl"),
+    )
+
+
+def both_tests(groups: Mapping[int, Group], best: Group, name: str = "val_ppl", expected: float = 0.0) -> BothTests:
+    """A figure of every group but the best minus that of the best, tested against `expected`: two families."""
+    welch = against(groups, best, name, expected)
+    samples = [(groups[depth].values(name), best.values(name)) for depth in welch]
+    return BothTests(welch, dict(zip(welch, permutation_p_values(samples, expected), strict=True)))
+
+
+def importances(searches: Mapping[int, Search]) -> dict[str, float]:
+    """How much of what makes a trial good belongs to each knob and to depth, as shares of 1, largest first.
+
+    PED-ANOVA (S. Watanabe, A. Bansal, F. Hutter, 2023) over the trials that were trained to their end, of all depths
+    together; empty for fewer than ten of them. A knob whose value never differs has no share.
+    """
+    import optuna  # noqa: PLC0415 (half a second, and needed only where there was a search)
+
+    finished = [
+        ({"depth": depth, **trial.recipe.model_dump()}, trial.val_ppl)
+        for depth, search in searches.items()
+        for trial in search.trials
+        if trial.val_ppl is not None and not trial.pruned
+    ]
+    choices = {
+        name: sorted({str(knobs[name]) for knobs, _ in finished}) for name in (finished[0][0] if finished else ())
+    }
+    varied = {name: found for name, found in choices.items() if len(found) > 1}
+    if len(finished) < 10 or not varied:
+        return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    for knobs, val_ppl in finished:
+        params = {name: str(knobs[name]) for name in varied}
+        kinds = {name: optuna.distributions.CategoricalDistribution(varied[name]) for name in varied}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions={**kinds}, value=val_ppl))
+    found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+    total = sum(found.values())
+    return {name: value / total for name, value in found.items()} if total else {}

@@ -1,0 +1,110 @@
+"""The pictures: which there are, that they show the numbers, and the same bytes for the same numbers."""
+
+import struct
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pytest
+
+from newllm.analysis.figures import Figure, draw_all
+from newllm.analysis.part2 import Planned
+from newllm.analysis.study import Study
+from tests.analysis.ablation_files import RESIDUAL, experiment, write
+from tests.analysis.metrics_files import final_perplexity, write_all, write_supplements
+from tests.analysis.part2_files import write_part_two
+from tests.analysis.studies import PERPLEXITIES, reload, study
+
+ALWAYS = ["perplexity_by_depth", "learning_curves"]
+
+
+def drawn(found: Study) -> dict[str, Figure]:
+    return {figure.name: figure for figure in draw_all(found)}
+
+
+def rows(figure: Figure, panel: int = 0) -> list[dict[str, Any]]:
+    """All that is drawn in a panel."""
+    data: Any = figure.panels[panel].to_dict()["datasets"]
+    return [row for table in data.values() for row in table]
+
+
+def size(png: bytes) -> tuple[int, int]:
+    assert png.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", png[16:24])
+    return width, height
+
+
+def test_no_picture_of_what_was_not_measured(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    assert list(drawn(reload(tmp_path, (1, 4, 6)))) == [*ALWAYS, "cost_to_target"]
+    write_supplements(tmp_path)
+    found = drawn(reload(tmp_path, (1, 4, 6)))
+    assert set(found) == {*ALWAYS, "fit", "cost_to_target", "grown_contexts"}
+    write_part_two(tmp_path)
+    planned = Planned((1, 4, 6), (4, 6), ("he-6", "notebook-6"), (396,))
+    assert set(drawn(reload(tmp_path, (1, 4, 6), planned))) == {*found, "changed_recipes", "importances"}
+    write_all(tmp_path, perplexity_of=lambda depth, seed: 30.0 + seed)
+    (tmp_path / "metrics/diagnostics").rename(tmp_path / "metrics/other")
+    (tmp_path / "metrics/expand").rename(tmp_path / "metrics/others")
+    assert list(drawn(reload(tmp_path, (1, 4, 6)))) == ALWAYS, "nobody reaches the target"
+
+
+def test_perplexities_are_drawn_as_they_are(tmp_path: Path) -> None:
+    found = rows(drawn(study(tmp_path, epochs=3))["perplexity_by_depth"])
+    means = [row for row in found if row.get("low") is not None]
+    assert {row["num_layers"]: row["val_ppl"] for row in means} == pytest.approx(PERPLEXITIES)
+    seeds = [row["val_ppl"] for row in found if "seed" in row and row["num_layers"] == 4]
+    assert sorted(seeds) == pytest.approx([19.86, 19.88, 19.90, 19.92, 19.94])
+    published = {row["num_layers"]: row["val_ppl"] for row in found if str(row.get("series")).startswith("notebook,")}
+    assert published == {1: 20.4, 4: 20.1, 5: 20.5, 6: 20.6, 7: 21.77}
+    other = rows(drawn(reload(tmp_path, source="synthetic"))["perplexity_by_depth"])
+    assert not [row for row in other if str(row.get("series")).startswith("notebook,")], "of another text"
+
+
+def test_marks_of_changed_recipes_stand_at_their_depth(tmp_path: Path) -> None:
+    write(tmp_path, experiment(RESIDUAL), experiment({6: 20.5}, **{"train.warmup_epochs": 10}))
+    found = rows(drawn(study(tmp_path, epochs=3))["changed_recipes"])
+    values = {(row["series"], row["num_layers"]): row["val_ppl"] for row in found}
+    assert {depth: values["residual connections", depth] for depth in RESIDUAL} == pytest.approx(RESIDUAL)
+    assert values["warm-up epochs 10", 6] == pytest.approx(20.5)
+    assert len(values) == 8 + 3 + 1
+
+
+def test_titles_say_what_is_shown(tmp_path: Path) -> None:
+    write_all(tmp_path, epochs=40)
+    write_supplements(tmp_path)
+    found = drawn(reload(tmp_path, (1, 4, 6)))
+    assert "4" in found["perplexity_by_depth"].title
+    assert "4" in found["cost_to_target"].title
+    assert len(found["learning_curves"].panels) == 2, "the last third is seen closer"
+    assert len(found["grown_contexts"].panels) == 2, "a panel a depth"
+    changes = [row for row in rows(found["grown_contexts"]) if row.get("series") == "finetune"]
+    assert changes[-1]["change"] == pytest.approx(-0.5), "of the same seeds"
+
+
+def test_learning_curves_are_means(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    found = rows(drawn(reload(tmp_path, (1, 4, 6)))["learning_curves"])
+    last = next(row for row in found if row.get("num_layers") == 4 and row["epoch"] == 3)
+    assert last["val_ppl"] == pytest.approx(sum(final_perplexity(4, seed) for seed in (0, 2, 3, 4)) / 4)
+
+
+@pytest.mark.parametrize("options", [{}, {"seeds": 1, "epochs": 1, "depths": (6,)}])
+def test_files_are_wide_and_the_same_every_time(tmp_path: Path, options: dict[str, Any]) -> None:
+    depths = options.pop("depths", (1, 4, 6))
+    write_all(tmp_path, depths, **options)
+    write_supplements(tmp_path, depths)
+    found = reload(tmp_path, depths)
+    once, again = ({name: figure.png() for name, figure in drawn(found).items()} for _ in range(2))
+    assert once == again
+    for name, png in once.items():
+        assert 1200 <= size(png)[0] <= 1500, name
+        assert size(png)[1] < size(png)[0], name
+
+
+def test_a_users_theme_changes_nothing(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    found = drawn(reload(tmp_path, (1, 4, 6)))["perplexity_by_depth"]
+    plain = found.png()
+    with alt.theme.enable("dark"):
+        assert found.png() == plain

@@ -1,0 +1,298 @@
+"""Templates render complete and reduced studies, words only where their facts hold, and the numbers of the inputs."""
+
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from newllm.analysis import report
+from newllm.analysis.part2 import Planned
+from newllm.analysis.report import Effects, Facts, at_epoch, best_by, facts, given, late_gain, position_ppl, render
+from newllm.analysis.study import Study
+from stages.report import load
+from tests.analysis.ablation_files import experiment, write
+from tests.analysis.metrics_files import (
+    change_json,
+    final_perplexity,
+    position_loss,
+    write_all,
+    write_diagnostics,
+    write_supplements,
+)
+from tests.analysis.part2_files import write_part_two, write_tuned
+from tests.analysis.studies import PERPLEXITIES, reload, study
+
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ["report", "appendix", "readme"]
+ALL = Planned((1, 4, 6), (4, 6), ("he-6", "notebook-6"), (396,))
+PART_TWO = ("An LSTM instead", "Equal parameters", "Equal operations", "With better recipes", "All settings together")
+
+
+def texts(found: Study) -> list[str]:
+    return render(found, [], TEMPLATES, "pictures")
+
+
+def tables(text: str) -> dict[str, list[list[str]]]:
+    """Header → rows of every table."""
+    found: dict[str, list[list[str]]] = {}
+    rows: list[list[str]] = []
+    for line in text.splitlines():
+        if not line.startswith("|"):
+            rows = []
+            continue
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        if not rows:
+            rows = found.setdefault(line, [])
+            rows.append(cells)
+        else:
+            rows.append(cells)
+    return {header: rows[2:] for header, rows in found.items()}
+
+
+def number(cell: str) -> float:
+    return float(cell.split(maxsplit=1)[0].replace(",", "").replace("−", "-"))
+
+
+@pytest.fixture(scope="module")
+def committed() -> Study:
+    return load(ROOT, list(range(1, 9)))
+
+
+def test_every_written_conclusion_holds_of_the_committed_results(committed: Study) -> None:
+    shown = facts(committed, Effects(committed)).shown
+    assert [name for name, holds in shown.items() if not holds] == []
+    found = texts(committed)
+    assert not any("left out here" in text for text in found)
+    assert len(found[0].split()) <= 3000
+    assert len(found[2].split("\n\n")[0].split()) <= 120
+
+
+def test_each_fact_carries_words(committed: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is asked for by a template, and without it the words that rest on it are left out while tables stay."""
+    shown = facts(committed, Effects(committed)).shown
+    templates = "".join(path.read_text() for path in (ROOT / "src/newllm/analysis/templates").glob("*.md.j2"))
+    assert [name for name in shown if f'"{name}"' not in templates] == []
+    whole = texts(committed)
+    for lost in ([name] for name in ("depth 3 is best", "warm-up changes nothing that is shown")):
+        monkeypatch.setattr(report, "facts", lambda *_, lost=lost: Facts({**shown, **dict.fromkeys(lost, False)}))
+        reduced = texts(committed)
+        assert reduced[0] != whole[0]
+        assert tables(reduced[0]).keys() == tables(whole[0]).keys()
+    monkeypatch.setattr(report, "facts", lambda *_: Facts(dict.fromkeys(shown, False)))
+    reduced = texts(committed)
+    assert tables(reduced[0]).keys() == tables(whole[0]).keys()
+    assert reduced[0].count("left out here") >= 5
+
+
+def test_a_fact_that_nobody_knows_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        Facts({"a": True}).hold("a", "b")
+    assert Facts({"a": True, "b": False}).missing("a", "b") == ["b"]
+
+
+def shown(found: Study) -> dict[str, bool]:
+    return dict(facts(found, Effects(found)).shown)
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "lost"),
+    [
+        ({}, {}, {"depth 3 is best"}),
+        ({3: 19.5}, {}, set()),
+        ({3: 19.5, 2: 19.51}, {}, {"every other depth is worse than the best", "so it is on the test split"}),
+        ({3: 19.5}, {"without": 7}, {"depths 1 to 8 were trained"}),
+        ({3: 19.5}, {"seeds": 1}, {"every other depth is worse than the best", "so it is on the test split"}),
+    ],
+    ids=str,
+)
+def test_facts_follow_the_results(tmp_path: Path, changes: Any, options: Any, lost: set[str]) -> None:
+    found = shown(study(tmp_path, changes, **options))
+    asked = {"depth 3 is best", "every other depth is worse than the best", "so it is on the test split"}
+    asked |= {"depths 1 to 8 were trained"}
+    assert {name for name in asked if not found[name]} == lost
+
+
+def test_facts_of_changed_recipes(tmp_path: Path) -> None:
+    means = {2: 19.75, 3: 19.72, 4: 19.7, 5: 19.7, 6: 19.71, 7: 19.69, 8: 19.7}
+    names = [
+        "residual connections were tried at depths 2 to 8",
+        "with residual connections depths differ less than a tenth as much",
+        "no residual network beats the best depth",
+        "residual connections help from depth 4 on",
+        "residual connections win fit from depth 5 on",
+        "warm-up changes nothing that is shown",
+    ]
+
+    def holding(*experiments: dict[str, Any], best: float = 19.6, **options: Any) -> list[bool]:
+        write(tmp_path, *experiments)
+        for path in tmp_path.glob("metrics/diagnostics/*"):
+            path.unlink()
+        study(tmp_path, {3: best}, epochs=3, **options)
+        for depth in PERPLEXITIES:
+            write_diagnostics(tmp_path, depth, lambda _, seed: 2.8 + 0.001 * (seed % 3))
+        found = shown(reload(tmp_path))
+        return [found[name] for name in names]
+
+    warm = experiment({6: 20.5}, **{"train.warmup_epochs": 10})
+    assert holding(experiment(means), warm) == [True] * 6
+    assert holding(experiment({**means, 8: 20.1}), warm) == [True, False, True, True, True, True], "0.41 of 3.4 apart"
+    assert holding(experiment(means), warm, best=19.8) == [True, True, False, True, True, True]
+    assert holding(experiment({**means, 4: 19.9}), warm) == [True, True, True, False, True, True]
+    gap = experiment(means, lambda depth: 0.1 if depth == 7 else 0.9)
+    assert holding(gap, warm) == [True, True, True, True, False, True]
+    worse = experiment({6: 20.7}, **{"train.warmup_epochs": 10})
+    assert holding(experiment(means), worse) == [True, True, True, True, True, False]
+    assert holding(experiment({4: 19.7}), warm)[0] is False
+    assert holding() == [False, False, False, False, False, False]
+
+
+def test_a_changed_experiment_has_tables_and_says_what_it_is(tmp_path: Path) -> None:
+    """One seed of 3 epochs of another text: no claims, nothing of the notebook's, no ± anywhere."""
+    write_all(tmp_path, seeds=1)
+    write_supplements(tmp_path)
+    found = texts(reload(tmp_path, (1, 4, 6), source="synthetic"))
+    for text in found:
+        assert "±" not in re.sub(r"`±`", "", text)
+        assert not re.search(r"\b(nan|None|inf)\b", text)
+        assert "21.77" not in text
+    assert "claims" not in [line for line in found[0].splitlines() if line.startswith("## ")]
+    assert "left out here" in found[0]
+    assert "synthetic instead of wikitext" in found[0]
+    for title in ("The depths", "What it costs", "Grown contexts", "Method and limits"):
+        assert f"\n## {title}\n" in found[0]
+    for title in ("Fit and overfitting", "Without `<unk>`", "What the context carries", "Samples", "Provenance"):
+        assert f"\n## {title}\n" in found[1]
+
+
+def test_sections_without_their_files(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    found = texts(reload(tmp_path, (1, 4, 6)))
+    for title in ("Grown contexts", *PART_TWO, "Samples", "Changed recipes"):
+        assert not any(title in text for text in found), title
+
+
+def test_table_of_depths_traces_to_the_inputs(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    found = texts(reload(tmp_path, (1, 4, 6)))
+    rows = tables(found[0])["| layers | parameters | validation PPL | test PPL | accuracy, % |"]
+    assert [row[0] for row in rows] == ["1", "4", "6"]
+    for row, depth in zip(rows, (1, 4, 6), strict=True):
+        values = [final_perplexity(depth, seed) for seed in range(5)]
+        half = 2.776445 * statistics.stdev(values) / 5**0.5
+        assert number(row[1]) == 1_426_152 + 262_656 * (depth - 1)
+        assert number(row[2]) == pytest.approx(statistics.fmean(values), abs=0.005)
+        assert float(row[2].split("± ")[1]) == pytest.approx(half, abs=0.005)
+        assert number(row[3]) == pytest.approx(statistics.fmean(values) - 1, abs=0.005)
+        assert number(row[4]) == pytest.approx(38.2, abs=0.005)
+    tests = next(rows for header, rows in tables(found[1]).items() if header.startswith("| layers | PPL − PPL(6)"))
+    means = {depth: statistics.fmean(final_perplexity(depth, seed) for seed in range(5)) for depth in (1, 4, 6)}
+    assert number(tests[0][1]) == pytest.approx(means[1] - means[6], abs=0.005)
+    assert number(tests[0][3]) == pytest.approx(means[1] - means[4], abs=0.005)
+    assert tests[1][3:] == tests[2][1:3] * 2 == ["–"] * 4
+
+
+def test_provenance_and_texts_of_unknown_content(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    change_json(tmp_path / "metrics/runs/4.json", lambda runs: runs.update(device="a | b\nc", git_dirty=True))
+    without = {"git_commit": None, "git_dirty": None, "git_problem": "git: no | repository"}
+    change_json(tmp_path / "metrics/runs/6.json", lambda runs: runs.update(without))
+    found = texts(reload(tmp_path, (1, 4, 6)))
+    rows = next(rows for header, rows in tables(found[1]).items() if header.startswith("| models | device"))
+    assert rows[0][1:] == ["NVIDIA L4", "fp16", "2.11.0", "0123456789ab", "abababababab"]
+    assert (rows[1][1], rows[1][4]) == ("a \\| b c", "0123456789ab with changes")
+    assert rows[2][4] == "unknown (git: no \\| repository)"
+    assert "different devices" in found[0]
+
+
+def test_part_two(tmp_path: Path) -> None:
+    """Everything that its files allow, and the answer by the rule."""
+    study(tmp_path, {3: 19.5}, epochs=150)
+    write_part_two(tmp_path)
+    found = texts(reload(tmp_path, planned=ALL))
+    for title in PART_TWO:
+        assert title in found[0], title
+    assert "all depths were tuned" in found[0].split("## The depths")[0], "which is not so: no answer is written"
+    every = tables(found[0])
+    depths = next(rows for header, rows in every.items() if "tuned: validation PPL" in header)
+    assert number(depths[3][5]) == pytest.approx(19.2)
+    assert depths[1][5:] == ["–"] * 3, "depth 2 was not tuned"
+    tested = next(rows for header, rows in every.items() if header.startswith("| layers | tuned PPL minus"))
+    assert (number(tested[0][1]), tested[1][1], number(tested[2][1])) == (0.2, "–", 0.01)
+    assert number(tested[1][8]) == pytest.approx(19.9 - 19.2), "the gain of tuning"
+    within = next(rows for header, rows in every.items() if header.startswith("| layers | best validation PPL within"))
+    assert [number(row[1]) for row in within] == pytest.approx([19.4, 2 * 19.2, 2.5 * 19.21], rel=1e-3), (
+        "4, 2 and 1 epochs"
+    )
+    lstm = next(rows for header, rows in every.items() if header.startswith("| hidden size | parameters"))
+    assert (lstm[0][0], number(lstm[0][2]), number(lstm[0][6])) == ("396", 19.6, 0.4)
+    speed = next(rows for header, rows in every.items() if header.startswith("| model | target"))
+    assert {(row[0], row[1]) for row in speed} >= {
+        ("tuned, 4", "20.50"),
+        ("tuned, 4", "19.64"),
+        ("LSTM, 396, 1", "20.50"),
+    }
+    search = next(rows for header, rows in tables(found[1]).items() if header.startswith("| search | trials"))
+    assert [row[:4] for row in search] == [
+        [name, "20", "1", "1"] for name in ("depth 1", "depth 4", "depth 6", "LSTM 396")
+    ]
+    claims = next(rows for header, rows in every.items() if "| tuned |" in header)
+    assert len(claims) == 7
+    assert len(found[0].split()) <= 3000
+
+
+def test_the_answer_follows_the_rule(tmp_path: Path) -> None:
+    """A set of which the shallowest is enough, or one that is the best."""
+    study(tmp_path, {3: 19.5}, epochs=150)
+    for depth in PERPLEXITIES:
+        write_tuned(tmp_path, depth, {4: 19.21, 6: 19.2}.get(depth, 19.4))
+    planned = Planned(tuned=tuple(PERPLEXITIES))
+    several = texts(reload(tmp_path, planned=planned))[2].split("\n\n")[0]
+    assert "**depth 4**" in several
+    assert "**19.20 ± 0.04**" in several
+    write_tuned(tmp_path, 4, 19.5)
+    alone = texts(reload(tmp_path, planned=planned))[2].split("\n\n")[0]
+    assert "**depth 6 is best**" in alone
+    assert "left out" not in several + alone
+    assert max(len(several.split()), len(alone.split())) <= 120
+    other = texts(reload(tmp_path, [1, 4, 5, 6], planned=Planned(tuned=(4,))))[2].split("\n\n")[0]
+    assert "left out here" in other, "not the study’s depths"
+
+
+def test_links_and_anchors(committed: Study) -> None:
+    """From metrics/, where the two are written, to each other and to files that are there or that the stage writes."""
+    found = dict(zip(("report.md", "appendix.md"), texts(committed), strict=False))
+    for text in found.values():
+        for target in re.findall(r"(?<!!)\[[^]]*\]\(([^)]+)\)", text):
+            name, _, anchor = target.partition("#")
+            if anchor:
+                titles = re.findall(r"^## (.*)$", found[name], re.MULTILINE)
+                assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            elif name not in found:
+                assert name == "results.csv" or (ROOT / "metrics" / name).exists(), name
+
+
+def test_one_more_seed(tmp_path: Path) -> None:
+    """Five seeds of standard deviation 0.0316: one more falls within 2.776 · 0.0316 · √1.2 = 0.096 of the mean."""
+    found = study(tmp_path, {5: 20.5, 6: 20.69, 7: 21.9})
+    assert [given(found, depth) for depth in (5, 6, 7)] == [0, 0, -1]
+    assert given(study(tmp_path, {6: 20.45}), 6) == 1
+    interval = best_by(study(tmp_path, {5: 20.5}).depths[5], 150)
+    assert (interval.mean, interval.half_width) == pytest.approx((20.5, 2.776445 * 0.02 * 2.5**0.5 * 1.2**0.5))
+    assert given(study(tmp_path, seeds=1), 5) is None
+    early = study(tmp_path, {1: 20.0}, epochs=80).depths[1]
+    assert best_by(early, 75).mean > best_by(early, 150).mean, "as far as the published run went"
+
+
+def test_small_helpers(tmp_path: Path) -> None:
+    found = study(tmp_path, epochs=40)
+    four = found.depths[4]
+    assert late_gain(four) == pytest.approx(4.1109, abs=1e-4), "ln 61: from 61 times its end"
+    assert late_gain(study(tmp_path, epochs=30).depths[4]) is None
+    assert at_epoch(four, 40, "val_ppl") == pytest.approx([19.86, 19.90, 19.92, 19.94]), "seed 1 has stopped"
+    write_diagnostics(tmp_path, 4)
+    ppl = position_ppl(reload(tmp_path, (4, 6)).depths[4])
+    losses = [position_loss(1, value) for value in four.values("val_loss")]
+    assert ppl[1] == pytest.approx(statistics.geometric_mean([2.718281828459045**loss for loss in losses]))
+    assert (min(ppl), max(ppl)) == (1, 63)

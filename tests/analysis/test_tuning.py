@@ -1,0 +1,102 @@
+"""The rule for the tuned depths on both sides, and importances of made-up trials."""
+
+import pytest
+from scipy import stats
+
+from newllm.analysis.inference import Difference
+from newllm.analysis.part2 import Search
+from newllm.analysis.tuning import BothTests, answer, importances
+from newllm.measurement.intervals import Estimate
+from tests.analysis.part2_files import RECIPE, search
+from tests.analysis.studies import models
+
+
+def some(changes: dict[int, float], **options: float) -> dict:
+    groups = models(changes, seeds=10, **options)  # type: ignore[arg-type]
+    return {depth: groups[depth] for depth in changes}
+
+
+def test_one_depth_is_the_best_if_all_others_are_shown_to_be_worse() -> None:
+    found = answer(some({1: 19.4, 4: 19.2, 6: 19.3}))
+    assert (found.best.num_layers, found.set, found.recommended) == (4, [4], 4)
+
+
+def test_otherwise_the_shallowest_of_those_not_shown_to_be_worse() -> None:
+    """Ten seeds of standard deviation 0.0606: a difference of 0.05 has p = 0.08, of 0.2 less than 0.0001."""
+    found = answer(some({1: 19.4, 4: 19.25, 6: 19.2, 8: 19.21}))
+    assert (found.best.num_layers, found.set, found.recommended) == (6, [4, 6, 8], 4)
+    assert list(found.zero.welch) == [1, 4, 8]
+
+
+def test_differences_that_matter_are_larger_than_005() -> None:
+    groups = some({1: 19.4, 4: 19.2, 6: 19.28})
+    found = answer(groups)
+    assert found.set == [4]
+    assert found.matters.above == [1], "0.08 is shown to differ from 0, not to be more than 0.05"
+    values = groups[4].values("val_ppl")
+    raw = {
+        depth: stats.ttest_ind(groups[depth].values("val_ppl"), [value + 0.05 for value in values], equal_var=False)
+        for depth in (1, 6)
+    }
+    assert found.matters.welch[6].adjusted_p == pytest.approx(raw[6].pvalue), "the larger of two"
+    assert found.matters.welch[1].adjusted_p == pytest.approx(2 * raw[1].pvalue)
+    assert found.matters.above == [depth for depth in (1, 6) if raw[depth].pvalue < 0.025]
+
+
+def test_permutations_are_of_each_pair_and_corrected() -> None:
+    found = answer(some({1: 19.4, 4: 19.2, 6: 19.2}, spread=0.5))
+    assert found.zero.permutation[1] == pytest.approx(2 * 2 / 184_756), "no value of the one is as low as of the other"
+    assert found.zero.permutation[6] == 1
+
+
+def test_the_more_cautious_of_both_tests_counts() -> None:
+    """Shown only where both show it."""
+
+    def shown(welch_p: float, permutation_p: float, mean: float = 0.2) -> list[int]:
+        return BothTests({4: Difference(Estimate(mean, 0.1), 0.0, welch_p)}, {4: permutation_p}).above
+
+    assert shown(0.01, 0.01) == [4]
+    assert shown(0.01, 0.05) == shown(0.05, 0.01) == shown(0.01, 0.01, -0.2) == []
+
+
+def test_what_the_test_split_says_is_shown() -> None:
+    groups = some({1: 19.4, 4: 19.2, 6: 19.3})
+    groups[6].seeds["test_ppl"] = 17.0
+    found = answer(groups)
+    assert found.turned_on_test == [6]
+    assert found.set == [4], "it chooses nothing"
+    assert found.on_test.welch[1].difference.mean == pytest.approx(0.2)
+
+
+def test_one_depth_alone() -> None:
+    found = answer(some({4: 19.2}))
+    assert (found.set, found.matters.above, found.turned_on_test) == ([4], [], [])
+
+
+def searches(**changes: object) -> dict[int, Search]:
+    return {depth: Search.model_validate({**search(depth, 19.2, RECIPE), **changes}) for depth in (1, 4)}
+
+
+def test_importances() -> None:
+    """Dropout makes the trials good or bad, the rate little, depth hardly; the other knobs never differ."""
+    found = importances(searches())
+    assert set(found) == {"depth", "dropout", "learning_rate_factor"}
+    assert sum(found.values()) == pytest.approx(1)
+    assert next(iter(found)) == "dropout"
+    assert found["dropout"] > 0.5 > found["learning_rate_factor"] > found["depth"]
+
+
+def test_pruned_and_diverged_trials_count_for_nothing() -> None:
+    expected = importances(searches())
+    trials = search(4, 19.2, RECIPE)["trials"]
+    for trial in trials:
+        if trial["pruned"]:
+            trial["val_ppl"] = 5.0
+    found = importances({**searches(), 4: Search.model_validate({**search(4, 19.2, RECIPE), "trials": trials})})
+    assert found == expected
+
+
+def test_too_few_trials_or_none() -> None:
+    assert importances({}) == {}
+    few = search(4, 19.2, RECIPE)
+    assert importances({4: Search.model_validate({**few, "trials": few["trials"][8:17]})}) == {}
