@@ -122,6 +122,23 @@ def test_a_stack_takes_tensors_as_copies() -> None:
         assert value.data_ptr() != before[name].data_ptr(), name
 
 
+def test_a_row_without_decay_takes_the_place_of_one_with() -> None:
+    stack = Stack(task(), [1, 2])
+    stack.put(0, Stack(task(), [0]))
+    assert stack.decay_steps.tolist() == [math.inf, 1]
+
+
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_all_of_a_stack_lies_on_the_device_of_the_windows(precision: str) -> None:
+    """On a device that has no numbers, so that a tensor elsewhere is seen where there is no GPU."""
+    meta, kept = torch.device("meta"), copies(used_stack([0, 1, 2], 1))
+    on_meta = replace(task(precision=precision), windows=(torch.ones(33, 10, device=meta),) * 2)
+    stack = Stack(on_meta, [0, 1, 2])
+    assert {value.device for value in stack.tensors().values()} == {meta}
+    stack.restore(kept)
+    assert {value.device for value in stack.tensors().values()} == {meta}
+
+
 def epoch(number: int, val_loss: float) -> EpochRow:
     return EpochRow(2, 0, number, val_loss / 2, val_loss, math.exp(val_loss), 0.5, 1.0, 1.0, seconds=number + 0.25)
 
@@ -195,6 +212,13 @@ def test_a_state_brings_all_of_it_back() -> None:
     assert found.histories[1].stopping.is_exhausted(6), "the last fall by 0.25 was in the first epoch"
 
 
+def test_a_state_with_less_than_it_says_is_not_taken() -> None:
+    ledger = half_way()
+    state = ledger.state(3)
+    with pytest.raises(ValueError, match="shorter"):
+        Ledger(ledger.task).restore(State({"ended": state.tensors["ended"][:1]}, state.values, state.where))
+
+
 def test_a_state_before_anything_has_begun_is_of_rows_alone() -> None:
     ledger = Ledger(task())
     state = ledger.state(2)
@@ -206,17 +230,25 @@ def test_a_state_before_anything_has_begun_is_of_rows_alone() -> None:
     assert (found.waiting, found.histories, found.best) == ([0, 1, 2], {}, {})
 
 
+def said(where: str) -> list[str]:
+    return re.findall(r"\b(?:trained|epochs?|seeds?|\d+)\b", where)
+
+
 def test_where_a_state_is() -> None:
     """Which rows have been trained, and which epochs of which others."""
     ledger = half_way()
-    assert re.findall(r"\d+", ledger.state(3, None, [1]).where) == ["4", "8", "2", "6"]
+    ended = ["seeds", "4", "8", "trained"]
+    assert said(ledger.state(3, None, [1]).where) == [*ended, "epoch", "2", "seed", "6"]
     ledger.begin(2)
     trained(ledger, 3, [1.0, 1.0])
     trained(ledger, 4, [1.0] * 3)
-    found = ledger.state(3, None, [4, 3, 1]).where
-    assert re.findall(r"epochs?|seeds?|\d+", found) == ["seeds", "4", "8", "epochs", "2", "3", "seeds", "1", "3", "6"]
-    assert re.findall(r"\d+", ledger.state(3).where) == ["4", "8"]
-    assert re.findall(r"\d+", Ledger(task()).state(3).where) == []
+    assert said(ledger.state(3, None, [4, 3, 1]).where) == [*ended, "epochs", "2", "3", "seeds", "1", "3", "6"]
+    assert said(ledger.state(3).where) == ended
+    begun = Ledger(task())
+    assert "after" not in begun.state(3).where
+    begun.begin(1)
+    trained(begun, 0, [1.0])
+    assert said(begun.state(3, None, [0]).where) == ["epoch", "1", "seed", "8"]
 
 
 def test_rows_are_named_by_seeds_unless_a_seed_has_several() -> None:
