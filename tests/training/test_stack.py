@@ -101,6 +101,7 @@ def test_a_stack_keeps_only_some_rows() -> None:
     before = copies(stack)
     assert before.keys() == NAMES
     stack.select([2, 0])
+    assert stack.tensors().keys() == NAMES
     assert all(torch.equal(value, before[name][[2, 0]]) for name, value in stack.tensors().items())
 
 
@@ -108,6 +109,7 @@ def test_a_row_of_another_stack_takes_a_place_and_every_tensor_stays_where_it_is
     stack, other = used_stack([0, 1, 2], 1), used_stack([1], 2)
     before, places = copies(stack), {name: value.data_ptr() for name, value in stack.tensors().items()}
     stack.put(1, other)
+    assert stack.tensors().keys() == NAMES
     for name, value in stack.tensors().items():
         assert torch.equal(value[[0, 2]], before[name][[0, 2]]), name
         assert torch.equal(value[1], other.tensors()[name][0]), name
@@ -117,6 +119,7 @@ def test_a_row_of_another_stack_takes_a_place_and_every_tensor_stays_where_it_is
 def test_a_stack_takes_tensors_as_copies() -> None:
     stack, before = Stack(task(), [0, 1, 2]), copies(used_stack([0, 1, 2], 3))
     stack.restore(before)
+    assert stack.tensors().keys() == NAMES
     for name, value in stack.tensors().items():
         assert torch.equal(value, before[name]), name
         assert value.data_ptr() != before[name].data_ptr(), name

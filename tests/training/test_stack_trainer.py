@@ -23,7 +23,15 @@ from newllm.training.trainer import StackTrainer, train
 from tests.training.fitting import recipe_of
 from tests.training.test_trainer import SHAPE, settings, windows
 
-DATA = windows(37, 1), windows(21, 2)
+
+def short(count: int, seed: int) -> Tensor:
+    """Windows of six tokens; every fourth ends in padding after four of them."""
+    rows = windows(count, seed)[:, :6].clone()
+    rows[::4, 4:] = 0
+    return rows
+
+
+DATA = short(37, 1), short(21, 2)
 CONFIG = settings(epochs=3, batch_size=16, base_learning_rate=0.01)  # steps of 16, 16 and 5 windows
 PLAIN, DROPS = recipe_of(CONFIG), recipe_of(CONFIG, 0.5)
 ROWS = [Row(3, PLAIN), Row(1, recipe_of(CONFIG, learning_rate=0.003)), Row(4, PLAIN)]
@@ -123,7 +131,7 @@ def test_time_and_energy_are_shared_by_the_rows_of_a_stack(monkeypatch: pytest.M
     assert progress.skipped == [1, 0, 0], "of the row that left early"
     assert [seeds for _, seeds, _ in progress.epochs] == [[3, 1, 4], [3, 1, 4], [3, 4]]
     speeds = [speed for *_, speed in progress.epochs]
-    assert speeds == pytest.approx([37 * 9 * 3 / 6, 37 * 9 * 3 / 4, 37 * 9 * 2 / 1])
+    assert speeds == pytest.approx([37 * 5 * 3 / 6, 37 * 5 * 3 / 4, 37 * 5 * 2 / 1])
     assert [row.num_layers for row in curves[0]] == [2] * 3
     assert [row.epoch for row in curves[0]] == [1, 2, 3]
     assert [row.seed for curve in curves for row in curve[:1]] == [3, 1, 4]
@@ -249,14 +257,14 @@ def test_an_epoch_shuffles_each_row_by_its_seed_and_fills_the_last_batch(capture
             for place, row in enumerate(ROWS):
                 generator = random_stream(row.seed, "shuffling", epoch + 10**9 * phase)
                 shuffled = torch.randperm(37, generator=generator).tolist()
-                lengths = [9 if window % 4 else 6 for window in range(37)] + [0]
+                lengths = [5 if window % 4 else 3 for window in range(37)] + [0]
                 shuffled += [37] * 11
                 batches = [sorted(shuffled[i : i + 16], key=lambda window: -lengths[window]) for i in (0, 16, 32)]
                 assert training.order[place].tolist() == [window for batch in batches for window in batch]
             assert training.stack.max_norms.tolist() == ([0.5] if epoch == 1 else [1.0]) * 3
             for number in training.members:
                 training.ledger.histories[number].curve.append(None)  # type: ignore[arg-type]
-        assert training.windows[37].tolist() == [0] * 10
+        assert training.windows[37].tolist() == [0] * 6
         assert torch.equal(training.windows[:37], DATA[0])
 
 
@@ -267,18 +275,18 @@ def test_what_is_captured_has_room_for_the_batches_of_later_epochs(
     training = stack_of()
     training.start_epoch()
     needed, clears = training.needed, training.graphs.clears  # type: ignore[attr-defined]
-    assert training.needed[:6] == [16] * 6
+    assert training.needed[:3] == [16] * 3
     counts = [[sum(window % 4 > 0 and window < 37 for window in order[i : i + 16]) for i in (0, 16, 32)]
               for order in training.order.tolist()]  # fmt: skip
-    assert training.needed[6:] == [min(max(map(max, counts)) + 2, 16)] * 3
-    found, given = [], iter([[10, 5, 0] * 3, [12, 7, 2] * 3, [1, 8, 2] * 3, [15, 1, 1] * 3])
+    assert training.needed[3:] == [min(max(map(max, counts)) + 2, 16)] * 2
+    found, given = [], iter([[10, 5, 0, 0, 0], [12, 7, 2, 2, 2], [1, 8, 2, 2, 2], [15, 1, 1, 1, 1]])
     monkeypatch.setattr(trainer, "rows_of_any_batch", lambda *_: next(given))
-    training.needed = [0] * 9
+    training.needed = [0] * 5
     for _ in range(4):
         training.start_epoch()
         found.append((training.needed[:3], training.graphs.clears - clears))  # type: ignore[attr-defined]
     assert found == [([12, 7, 2], 1), ([12, 7, 2], 1), ([12, 10, 4], 2), ([16, 10, 4], 3)]
-    assert training._needed(11) == [11, 10, 4] * 3
+    assert training._needed(11) == [11, 10, 4, 4, 4]
     assert needed is not training.needed
 
 
@@ -300,7 +308,7 @@ def test_dropout_is_drawn_only_if_a_row_has_any_and_kernels_draw_for_themselves(
     drawn = training._dropout(5)
     assert drawn is not None
     assert drawn.probabilities == [0, 0.5]
-    assert [mask.shape for mask in drawn.masks] == [(2, 9, 5, 12)] * 2
+    assert [mask.shape for mask in drawn.masks] == [(2, 5, 5, 12)] * 2
     training.draws_in_kernels = True
     stack, found = training.stack, training._dropout(16)
     expected = Dropout(
@@ -375,6 +383,20 @@ def test_without_a_number_of_places_a_cpu_trains_row_by_row(monkeypatch: pytest.
     store = Kept()
     train(SHAPE, ROWS, CONFIG, DATA, places=9, store=store)  # type: ignore[arg-type]
     assert store.states[0].values["places"] == 3, "no more than rows"
+
+
+class Claimed(Tensor):
+    """Says that it lies on a GPU."""
+
+    is_cuda = True
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+def test_without_a_number_of_places_a_gpu_trains_all_rows_at_once() -> None:
+    store: Any = Kept()
+    config = CONFIG.model_copy(update={"epochs": 2})
+    train(SHAPE, ROWS, config, (DATA[0].as_subclass(Claimed), DATA[1]), store=store)
+    assert [state.values["members"] for state in store.states] == [[0, 1, 2]]
 
 
 def test_what_does_not_learn_keeps_its_bits() -> None:
