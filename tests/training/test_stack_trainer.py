@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from newllm.errors import UserError
-from newllm.model.definition import initial_parameters
+from newllm.model.definition import initial_parameters, logits
 from newllm.model.streams import Dropout, dropout_keys, random_stream
 from newllm.runtime.resume import State
 from newllm.training import trainer
@@ -130,6 +131,9 @@ def test_time_and_energy_are_shared_by_the_rows_of_a_stack(monkeypatch: pytest.M
     assert progress.steps == 3 * 3 * 2 + 2 * 3, "three steps of three rows, then of two"
     assert progress.skipped == [1, 0, 0], "of the row that left early"
     assert [seeds for _, seeds, _ in progress.epochs] == [[3, 1, 4], [3, 1, 4], [3, 4]]
+    assert [names for names, *_ in progress.epochs] == [training.ledger.names([0, 1, 2])] * 2 + [
+        training.ledger.names([0, 2])
+    ]
     speeds = [speed for *_, speed in progress.epochs]
     assert speeds == pytest.approx([37 * 5 * 3 / 6, 37 * 5 * 3 / 4, 37 * 5 * 2 / 1])
     assert [row.num_layers for row in curves[0]] == [2] * 3
@@ -143,7 +147,7 @@ class Called:
     made: list["Called"]
 
     def __init__(self, enabled: bool) -> None:
-        self.enabled, self.calls, self.clears = True, [], 0
+        self.asked, self.enabled, self.calls, self.clears = enabled, True, [], 0
         self.made.append(self)
 
     def clear(self) -> None:
@@ -162,6 +166,49 @@ class Likes(StackTrainer):
     def __init__(self, task: Task, *arguments: Any) -> None:
         self.tasks.append(task)
         super().__init__(task, *arguments)
+
+
+class CalledGpu(str):
+    """A device by name, of another type than it is."""
+
+    type = "cuda"
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("by_kernels", [False, True])
+def test_captures_are_made_where_kernels_run_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, on_gpu: bool, by_kernels: bool
+) -> None:
+    asked = []
+
+    def pieces(like: Tensor) -> object:
+        asked.append(like.dtype)
+        return object() if by_kernels else trainer.plain
+
+    Called.made = []
+    monkeypatch.setattr(trainer, "Graphs", Called)
+    monkeypatch.setattr(trainer, "pieces_for", pieces)
+    monkeypatch.setattr(trainer, "energy_counter", lambda _: None)
+    if on_gpu:
+        monkeypatch.setattr(Task, "device", CalledGpu("cpu"))
+    training = stack_of(precision="bf16")
+    assert [graphs.asked for graphs in Called.made] == [on_gpu and by_kernels]
+    assert training.draws_in_kernels is by_kernels
+    assert asked == [torch.bfloat16]
+
+
+def test_all_of_a_trainer_lies_on_the_device_of_the_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that has no numbers, so that a tensor elsewhere is seen where there is no GPU."""
+    monkeypatch.setattr(trainer, "batches_by_length", lambda *_: [])
+    parameters = initial_parameters(SHAPE, [3, 1, 4])
+    start = Start(parameters, {name: torch.ones_like(value[:1]) for name, value in parameters.items()})
+    task = Task(SHAPE, ROWS, CONFIG, (DATA[0].to("meta"), DATA[1].to("meta")), start)
+    progress: Any = Noted()
+    training = StackTrainer(task, Ledger(task), 3, progress)
+    tensors = {name: value for name, value in vars(training).items() if isinstance(value, Tensor)}
+    assert tensors.keys() == {"learns", "windows", "lengths", "batch_rows", "position", "order", "scores"}
+    assert {value.device.type for value in [*tensors.values(), training.totals.loss]} == {"meta"}
+    assert {value.device.type for value in training.stack.tensors().values()} == {"meta"}
 
 
 @pytest.fixture
@@ -217,6 +264,7 @@ def test_a_warm_up_is_a_step_and_a_validation_of_a_like_stack_on_few_windows(cap
     assert all(torch.equal(like.start.parameters[name], value) for name, value in parameters.items())
     assert all(torch.equal(like.start.learns[name], value) for name, value in learns.items())
     assert [graphs.calls for graphs in Called.made] == [[], [], [(37, True), "validation"]]
+    assert Called.made[2].asked is False, "what warms up is called, not captured"
     before["Stack.max_norms"].fill_(0.5)
     for name, value in training.stack.tensors().items():
         assert torch.equal(value, before[name]), name
@@ -246,6 +294,7 @@ def test_where_captures_validate_batches_are_large(captured: None, monkeypatch: 
     assert sizes(batch_size=18) == [18, 3], "no smaller than those of training"
     monkeypatch.undo()
     assert sizes() == [16, 5]
+    assert stack_of().order.shape == (3, 37), "nothing is filled up"
 
 
 def test_an_epoch_shuffles_each_row_by_its_seed_and_fills_the_last_batch(captured: None) -> None:
@@ -427,6 +476,22 @@ def test_the_parameters_kept_are_those_of_the_lowest_loss(monkeypatch: pytest.Mo
     for place, epoch in enumerate([1, 0, 2]):
         assert torch.equal(training.ledger.best[place], kept[epoch][place])
     assert [history.stopping.best_epoch for history in training.ledger.histories.values()] == [2, 1, 3]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_batch_with_hardly_a_target_has_its_mean_loss_and_gradient(count: int) -> None:
+    """Of one target or two, by the definition; the gradient's norm is that of the mean loss."""
+    window = torch.tensor([[2, 5, 7, 0, 0, 0]]).int()
+    window[:, count + 1 :] = 0
+    config = CONFIG.model_copy(update={"epochs": 1})
+    trained = train(SHAPE, ROWS[:1], config, (window, DATA[1]))
+    leaves = {name: value.requires_grad_() for name, value in initial_parameters(SHAPE, [3]).items()}
+    outputs = logits(leaves, window[None, :, :-1].long())[0, 0, :count]
+    loss = cross_entropy(outputs, window[0, 1 : count + 1].long())
+    loss.backward()
+    norm = torch.cat([value.grad.flatten() for value in leaves.values() if value.grad is not None]).norm()
+    assert trained.curves[0].train_loss == pytest.approx(loss.item(), rel=1e-5)
+    assert trained.curves[0].gradient_norm == pytest.approx(norm.item(), rel=1e-4)
 
 
 def test_validation_is_of_the_trained_parameters_in_the_precision_of_training() -> None:
