@@ -17,6 +17,7 @@ from newllm.model.streams import Dropout, dropout_keys, random_stream
 from newllm.runtime.resume import State
 from newllm.training import trainer
 from newllm.training.evaluation import loss_and_accuracy
+from newllm.training.optimiser import flatten
 from newllm.training.records import EpochRow, Training
 from newllm.training.rows import Row
 from newllm.training.stack import Ledger, Start, Task
@@ -235,16 +236,18 @@ def test_captures_of_full_batches_train_the_same(
 ) -> None:
     expected = train(SHAPE, ROWS, CONFIG, DATA, places=2, rule=leave_by_turns)
     request.getfixturevalue("captured")
-    sizes = []
+    sizes, counts = [], []
     original = trainer.losses_and_gradients
 
     def noting(parameters: Any, batch: Tensor, *arguments: Any) -> Any:
         sizes.append(batch.shape[1])
+        counts.append(arguments[-1])
         return original(parameters, batch, *arguments)
 
     monkeypatch.setattr(trainer, "losses_and_gradients", noting)
     assert_near(train(SHAPE, ROWS, CONFIG, DATA, places=2, rule=leave_by_turns), expected)
     assert set(sizes) == {16, 37}, "whole batches, and all windows to warm up"
+    assert {len(count) for count in counts} == {2, 5}, "of the positions that are computed"
     assert {*Called.made[0].calls} == {(16, False), "validation"}
 
 
@@ -477,6 +480,37 @@ def test_the_parameters_kept_are_those_of_the_lowest_loss(monkeypatch: pytest.Mo
     for place, epoch in enumerate([1, 0, 2]):
         assert torch.equal(training.ledger.best[place], kept[epoch][place])
     assert [history.stopping.best_epoch for history in training.ledger.histories.values()] == [2, 1, 3]
+
+
+def test_adam_gets_the_clipped_gradient_with_the_loss_scale_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which Adam itself hardly shows: it divides by the gradient's size. Scales and largest norms differ by row."""
+    rows = [Row(3, recipe_of(CONFIG, gradient_clipping=((1, limit),))) for limit in (0.001, 9.0, 0.01)]
+    training = stack_of(rows, precision="fp16")
+    stack = training.stack
+    stack.scaler.scale.copy_(torch.tensor([1024.0, 64.0, 256.0]))
+    training.start_epoch()
+    types = []
+    original = trainer.losses_and_gradients
+
+    def noting(parameters: Any, *arguments: Any) -> Any:
+        types.extend([parameters["hidden.1.weight"].dtype, arguments[4]])
+        return original(parameters, *arguments)
+
+    monkeypatch.setattr(trainer, "losses_and_gradients", noting)
+    training.next_step(16)
+    assert types == [torch.float16] * 2
+    leaves = {name: value.requires_grad_() for name, value in initial_parameters(SHAPE, [3]).items()}
+    batch = DATA[0][training.order[0, :16]].long()
+    outputs = logits(leaves, batch[None, :, :-1])[0].flatten(0, 1)
+    cross_entropy(outputs, batch[:, 1:].flatten(), ignore_index=0).backward()
+    gradient = flatten({name: leaf.grad for name, leaf in leaves.items() if leaf.grad is not None}, SHAPE)[0]
+    norm = gradient.norm().item()
+    assert 0.01 < norm < 9
+    for place, limit in enumerate((0.001, norm, 0.01)):
+        clipped = gradient * limit / norm
+        assert (stack.adam.first[place] - 0.1 * clipped).norm() <= 0.05 * 0.1 * limit
+        assert (stack.adam.second[place] - 0.001 * clipped**2).norm() <= 0.1 * (0.001 * clipped**2).norm()
+    assert training.totals.norm.tolist() == pytest.approx([norm] * 3, rel=0.05)
 
 
 @pytest.mark.parametrize("count", [1, 2])
