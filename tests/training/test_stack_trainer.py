@@ -354,11 +354,22 @@ def test_which_rows_of_a_batch_are_computed_depends_on_the_device() -> None:
     assert single._needed(10) is None
 
 
-def test_dropout_is_drawn_only_if_a_row_has_any_and_kernels_draw_for_themselves() -> None:
+def test_dropout_is_drawn_only_if_a_row_has_any_and_kernels_draw_for_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert stack_of()._dropout(16) is None
     start = Start(initial_parameters(SHAPE, [3, 1]), phase=2)
     training = stack_of([Row(3, PLAIN), Row(1, DROPS)], start)
+    devices = []
+    original = trainer.dropout_masks
+
+    def noting(*arguments: Any) -> Any:
+        devices.append(arguments[4])
+        return original(*arguments)
+
+    monkeypatch.setattr(trainer, "dropout_masks", noting)
     drawn = training._dropout(5)
+    assert devices == [torch.device("cpu")]
     assert drawn is not None
     assert drawn.probabilities == [0, 0.5]
     assert [mask.shape for mask in drawn.masks] == [(2, 5, 5, 12)] * 2
@@ -529,9 +540,17 @@ def test_a_batch_with_hardly_a_target_has_its_mean_loss_and_gradient(count: int)
     assert trained.curves[0].gradient_norm == pytest.approx(norm.item(), rel=1e-4)
 
 
-def test_validation_is_of_the_trained_parameters_in_the_precision_of_training() -> None:
-    training = stack_of(precision="bf16")
+def test_validation_is_of_the_trained_parameters_in_the_precision_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    training, types = stack_of(precision="bf16"), []
+    original = trainer.of_batches
+
+    def noting(*arguments: Any) -> Any:
+        types.extend([arguments[0]["hidden.1.weight"].dtype, arguments[2]])
+        return original(*arguments)
+
+    monkeypatch.setattr(trainer, "of_batches", noting)
     training.validate()
+    assert types == [torch.bfloat16] * 2
     parameters = initial_parameters(SHAPE, [3, 1, 4])
     half = {name: value if name in ("norm.weight", "norm.bias", "output.bias") else value.bfloat16()
             for name, value in parameters.items()}  # fmt: skip
@@ -539,14 +558,15 @@ def test_validation_is_of_the_trained_parameters_in_the_precision_of_training() 
         assert torch.equal(found, expected)
 
 
-def test_a_row_that_diverges_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("call", "step"), [(4, "step 1"), (5, "step 2")])
+def test_a_row_that_diverges_says_where(monkeypatch: pytest.MonkeyPatch, call: int, step: str) -> None:
     original, calls = trainer.losses_and_gradients, 0
 
     def failing(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         losses, gradients = original(*arguments)
-        losses[1] *= math.inf if calls == 5 else 1
+        losses[1] *= math.inf if calls == call else 1
         return losses, gradients
 
     monkeypatch.setattr(trainer, "losses_and_gradients", failing)
@@ -558,7 +578,15 @@ def test_a_row_that_diverges_says_where(monkeypatch: pytest.MonkeyPatch) -> None
     ]
     problem = training.results[1].problem
     assert problem is not None
-    for words in ("2 layers", "seed 1", "epoch 2", "step 2", "200", "0.003", "fp32"):
+    for words in ("2 layers", "seed 1", "epoch 2", step, "200", "0.003", "fp32"):
         assert words in problem
     with pytest.raises(UserError, match="seed 1"):
         training.check_converged()
+
+
+def test_a_row_that_diverges_in_validation_names_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "of_batches", lambda *_: (torch.tensor([300.0]), torch.tensor([0.0])))
+    problem = train(SHAPE, ROWS[:1], CONFIG, DATA).results[0].problem
+    assert problem is not None
+    assert "epoch 1, validation:" in problem
+    assert "step" not in problem
