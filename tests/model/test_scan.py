@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -111,7 +112,7 @@ def test_rows_that_are_not_needed_take_no_time_and_change_nothing(monkeypatch: p
     assert set(rows) == {8, 11}  # 11: the table of tokens
     rows.clear()
     part = hidden_states(parameters, windows[:, :, :-1], dtype=torch.float64, needed=rows_needed(windows, PAD))
-    assert set(rows) == {8, 11, 3}
+    assert rows == [11, *[8] * 9, *[3] * 15], "two layers and the gates at three positions and at five"
     assert torch.allclose(part[:, :3], whole[:, :3], rtol=1e-12)
     assert torch.allclose(part[:, :, :3], whole[:, :, :3], rtol=1e-12)
     assert (part[:, 3:, 3:] == 0).all()
@@ -224,6 +225,52 @@ def test_correct_predictions_are_counted_without_pads() -> None:
     assert correct.min() > 0
 
 
+@pytest.mark.parametrize("chunk", [320, 7, 319])
+def test_losses_and_hits_in_chunks_are_those_of_all(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(2, 8, 40, 6, generator=generator)
+    targets = torch.randint(0, 11, (2, 40, 8), generator=generator)
+    weight, bias = torch.randn(2, 11, 6, generator=generator), torch.randn(2, 11, generator=generator)
+    outputs = hidden @ weight[:, None].mT + bias[:, None, None]
+    by_position = targets.permute(0, 2, 1)
+    losses = [torch_cross_entropy(o.flatten(0, 1), t.flatten(), ignore_index=PAD, reduction="sum") for o, t in
+              zip(outputs, by_position, strict=True)]  # fmt: skip
+    hits = ((outputs.argmax(-1) == by_position) & (by_position != PAD)).sum((1, 2))
+    monkeypatch.setattr(plain, "CHUNK", chunk)
+    found, correct, _ = cross_entropy({"output.weight": weight, "output.bias": bias}, hidden, targets, PAD)
+    assert found.tolist() == pytest.approx([loss.item() for loss in losses], rel=1e-5)
+    assert correct.tolist() == hits.tolist()
+
+
+def test_the_width_of_the_logits_is_a_multiple_of_the_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = []
+    original = plain.losses_and_hits
+
+    def noting(logits: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+        widths.append(logits.shape[1])
+        return original(logits, *arguments)
+
+    monkeypatch.setattr(plain, "losses_and_hits", noting)
+    monkeypatch.setattr(plain, "ALIGNMENT", 8)
+    for size in (11, 16):
+        output = {"output.weight": torch.ones(1, size, 6), "output.bias": torch.zeros(1, size)}
+        cross_entropy(output, torch.ones(1, 2, 3, 6), torch.ones(1, 3, 2, dtype=torch.int32), PAD)
+    assert widths == [16, 16]
+
+
+def test_parameters_in_full_precision_are_cast_for_products_in_half() -> None:
+    """To the same bits as parameters that were cast before, LayerNorm's and the output's bias apart."""
+    shape = ModelShape(vocabulary_size=11, embedding_dim=5, context_dim=4, hidden_size=6, num_layers=3)
+    whole = {name: value.detach().float() for name, value in lively_parameters(shape, [0, 1]).items()}
+    kept = ("norm.weight", "norm.bias", "output.bias")
+    half = {name: value if name in kept else value.bfloat16() for name, value in whole.items()}
+    windows = torch.randint(1, 11, (2, 40, 9), generator=torch.Generator().manual_seed(1))
+    hidden = [hidden_states(parameters, windows[:, :, :-1], dtype=torch.bfloat16) for parameters in (whole, half)]
+    assert torch.equal(*hidden)
+    losses = [cross_entropy(parameters, hidden[0], windows[:, :, 1:], PAD)[0] for parameters in (whole, half)]
+    assert torch.equal(*losses)
+
+
 def test_mixed_precision_stays_near_float32() -> None:
     shape = ModelShape(vocabulary_size=50, embedding_dim=32, context_dim=32, hidden_size=64, num_layers=4)
     parameters = {name: 4 * value for name, value in initial_parameters(shape, [0, 1]).items()}
@@ -318,6 +365,82 @@ def test_too_little_memory_is_no_fault_of_triton(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "newllm.model.trial", SimpleNamespace(launch=full))
     with pytest.raises(torch.OutOfMemoryError):
         scan.can_run_kernels.__wrapped__(torch.device("cuda"))
+
+
+def failure_that_says(monkeypatch: pytest.MonkeyPatch, said: bytes, words: str) -> str:
+    def fails(device: torch.device) -> None:
+        assert device == torch.device("cuda", 3)
+        os.write(2, said)
+        raise RuntimeError(words)
+
+    monkeypatch.setitem(sys.modules, "newllm.model.trial", SimpleNamespace(launch=fails))
+    monkeypatch.setattr("newllm.model.trial", SimpleNamespace(launch=fails), raising=False)
+    found = scan._failure_of_triton(torch.device("cuda", 3))
+    assert found is not None
+    return found
+
+
+def test_the_line_that_says_what_a_compiler_lacks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = "/usr/bin/ld: cannot find -lcuda: No such file or directory"
+    assert failure_that_says(monkeypatch, f"first\n{missing}\nlast\n".encode(), "gcc failed") == missing
+    assert failure_that_says(monkeypatch, b"error: \xff on the first line\n", "gcc failed") == (
+        "error: \N{REPLACEMENT CHARACTER} on the first line"
+    )
+    assert failure_that_says(monkeypatch, b"nothing of interest\n", "gcc failed") == "RuntimeError: gcc failed"
+    assert len(failure_that_says(monkeypatch, b"", "x" * 1000)) == 300
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_triton_is_looked_for_by_its_name(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    known = {"triton"} if there else set()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: SimpleNamespace() if name in known else None)
+    assert scan.has_triton() is there
+
+
+class Claimed(Tensor):
+    """Says that it lies on a GPU."""
+
+    is_cuda = True
+    device = torch.device("cuda", 3)
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+def test_kernels_run_on_a_gpu_that_can_and_where_they_are_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu = torch.zeros(1)
+    on_gpu = on_cpu.as_subclass(Claimed)
+    able = {torch.device("cuda", 3)}
+    monkeypatch.setattr(scan, "can_run_kernels", lambda device: device in able)
+    monkeypatch.setattr(scan, "has_triton", lambda: True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert [scan.has_triton_for(on_gpu), scan.has_triton_for(on_cpu)] == [True, False]
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert not scan.has_triton_for(on_cpu)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert scan.has_triton_for(on_cpu)
+    monkeypatch.setattr(scan, "has_triton", lambda: False)
+    assert not scan.has_triton_for(on_cpu)
+    monkeypatch.delenv("TRITON_INTERPRET")
+    able.clear()
+    assert not scan.has_triton_for(on_gpu)
+
+
+def test_kernels_are_for_half_precision_and_batches_are_filled_up_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = SimpleNamespace(ROW_MULTIPLE=4)
+    monkeypatch.setitem(sys.modules, "newllm.model.kernels", kernels)
+    monkeypatch.setattr("newllm.model.kernels", kernels, raising=False)
+    for works in (True, False):
+        monkeypatch.setattr(scan, "has_triton_for", lambda _, works=works: works)
+        for dtype in (torch.float16, torch.bfloat16):
+            assert scan.pieces_for(torch.zeros(0, dtype=dtype)) is (kernels if works else plain)
+        for dtype in (torch.float32, torch.float64):
+            assert scan.pieces_for(torch.zeros(0, dtype=dtype)) is plain
+    monkeypatch.setattr(scan, "has_triton_for", lambda _: True)
+    windows = torch.ones(2, 5, 3, dtype=torch.int32)
+    found = padded(windows, 7, torch.float16)
+    assert torch.equal(found[:, :5], windows)
+    assert found[:, 5:].tolist() == [[[7] * 3] * 3] * 2
+    assert padded(windows[:, :4], 7, torch.float16).shape == (2, 4, 3)
+    assert padded(windows, 7, torch.float32).shape == (2, 5, 3)
 
 
 @pytest.mark.cuda
