@@ -194,15 +194,18 @@ def test_a_state_brings_all_of_it_back() -> None:
     stack = used_stack([1], 2)
     state = ledger.state(3, stack, [1])
     expected = copies(stack)
+    before = json.dumps(state.values)
     stack.flat.zero_()
-    ledger.waiting.pop()
+    trained(ledger, 1, [0.5])
+    ledger.begin(1)
     values = json.loads(json.dumps(state.values))
+    assert values == json.loads(before), "what comes later does not change a state"
     assert (values["places"], values["members"]) == (3, [1])
     for name, value in expected.items():
         assert torch.equal(state.tensors[name], value), name
     assert state.tensors.keys() == {*NAMES, "ended"}
     found, whole = Ledger(ledger.task), half_way()
-    found.restore(State(state.tensors, values | {"waiting": [3, 4]}, state.where))
+    found.restore(State(state.tensors, values, state.where))
     assert found.waiting == [3, 4]
     assert {number: history.values() for number, history in found.histories.items()} == {
         number: history.values() for number, history in whole.histories.items()
@@ -263,27 +266,27 @@ def test_rows_are_named_by_seeds_unless_a_seed_has_several() -> None:
 
 
 def test_what_rows_came_to() -> None:
+    """In the order of the rows, though the first began again after the others had ended."""
     ledger = Ledger(task())
     ledger.begin(3)
     trained(ledger, 1, [], "diverged", "a reason")
-    trained(ledger, 2, [2.0, 1.0, 1.5, 1.25], "epochs")
+    trained(ledger, 2, [2.0, 1.0, 1.5, 0.875], "epochs")  # the last is the lowest, yet no improvement by 0.25
+    ledger.begin_again()
+    assert ledger.begin(3) == [0]
     trained(ledger, 0, [2.0, 1.0, 1.5], "patience")
     found = ledger.training()
     assert [(row.epoch, row.val_loss) for row in found.curves] == [
         *[(1, 2.0), (2, 1.0), (3, 1.5)],
-        *[(1, 2.0), (2, 1.0), (3, 1.5), (4, 1.25)],
+        *[(1, 2.0), (2, 1.0), (3, 1.5), (4, 0.875)],
     ]
     assert [(result.seed, result.best_epoch, result.epochs_run) for result in found.results] == [
         (8, 2, 3),
         (6, 0, 0),
-        (4, 2, 4),
+        (4, 4, 4),
     ]
     assert [result.stopped_early for result in found.results] == [True, True, False]
-    assert [(result.train_loss, result.val_loss) for result in found.results] == [
-        (0.5, 1),
-        (math.inf, math.inf),
-        (0.5, 1),
-    ]
+    losses = [(result.train_loss, result.val_loss) for result in found.results]
+    assert losses == [(0.5, 1), (math.inf, math.inf), (0.4375, 0.875)]
     assert [result.train_seconds for result in found.results] == [1.25 + 2.25 + 3.25, 0, 1.25 + 2.25 + 3.25 + 4.25]
     speeds = [result.tokens_per_second for result in found.results]
     assert speeds == pytest.approx([3 * 33 * 9 / 6.75, 0, 4 * 33 * 9 / 11])
