@@ -20,7 +20,7 @@ def nans(*size: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.full(size, torch.nan, dtype=dtype)
 
 
-@pytest.mark.parametrize("needed", [None, 5, 2, 0])
+@pytest.mark.parametrize("needed", [None, 5, 4, 2, 0])
 def test_linear_forward(needed: int | None) -> None:
     """Two seeds, two layers of three positions, five windows; the mask is that of layer 1 at position 2."""
     x, w, table, below = random(2, 5, 3), random(2, 3, 4), random(2, 7, 4), random(2, 5, 4)
@@ -46,7 +46,7 @@ def test_linear_forward(needed: int | None) -> None:
     assert (total[:, count:] == 0).all()
 
 
-@pytest.mark.parametrize("needed", [None, 5, 2, 0])
+@pytest.mark.parametrize("needed", [None, 5, 4, 2, 0])
 @pytest.mark.parametrize("shape", [(2, 5, 4), (2, 4)])
 def test_linear_backward(needed: int | None, shape: tuple[int, ...]) -> None:
     x, w, addend = random(2, 5, 3), random(2, 3, 4), random(*shape)
@@ -66,11 +66,21 @@ def test_linear_backward(needed: int | None, shape: tuple[int, ...]) -> None:
     assert (unmasked[:, count:] == 0).all()
 
 
-def test_half_precision_is_left_for_what_is_added_in_float32() -> None:
-    x, w, addend = random(1, 5, 3, dtype=HALF), random(1, 3, 4, dtype=HALF), random(1, 5, 4, dtype=torch.float32)
-    out = nans(1, 5, 4, dtype=torch.float32)
+@pytest.mark.parametrize("shape", [(2, 5, 4), (2, 4)])
+def test_half_precision_is_left_for_what_is_added_in_float32(shape: tuple[int, ...]) -> None:
+    x, w, addend = random(2, 5, 3, dtype=HALF), random(2, 3, 4, dtype=HALF), random(*shape, dtype=torch.float32)
+    out = nans(2, 5, 4, dtype=torch.float32)
     plain.linear(x, w, out, addend=addend)
-    assert torch.equal(out, (x @ w).float() + addend)
+    assert torch.equal(out, torch.bmm(x, w).float() + addend.view(2, -1, 4))
+
+
+def test_gates_in_half_precision_are_computed_in_the_type_of_the_parameters() -> None:
+    gates, previous = random(2, 13, 12, dtype=HALF), random(2, 13, 4, dtype=torch.float32)
+    gamma, beta = random(2, 4, dtype=torch.float32), random(2, 4, dtype=torch.float32)
+    contexts = [nans(2, 13, 4, dtype=torch.float32) for _ in range(2)]
+    for given, context in zip((gates, gates.float()), contexts, strict=True):
+        plain.gates_forward(given, previous, gamma, beta, context, context)
+    assert torch.equal(*contexts)
 
 
 def test_dropout_in_half_precision_keeps_the_bits_of_a_unit() -> None:
@@ -79,6 +89,9 @@ def test_dropout_in_half_precision_keeps_the_bits_of_a_unit() -> None:
     out = nans(1, 5, 4, dtype=HALF)
     plain.linear(x, w, out, dropout=(Dropout([0.5], [mask]), 0))
     assert torch.equal(out, x @ w * mask[:, 0] * 2)
+    x.fill_(torch.inf)
+    plain.linear(x, w.abs(), out, dropout=(Dropout([0.5], [mask]), 0))
+    assert (out[mask[:, 0] == 0] == 0).all(), "what has overflowed is dropped too"
 
 
 def test_sums_are_kept_in_the_type_of_the_parameters() -> None:
@@ -109,7 +122,7 @@ def test_sums_are_kept_in_the_type_of_the_parameters() -> None:
 
 
 @pytest.mark.parametrize("blocks", [(4,), (2, 2)])
-@pytest.mark.parametrize("needed", [None, 3, 0])
+@pytest.mark.parametrize("needed", [None, 12, 3, 0])
 def test_gates_there_and_back(blocks: tuple[int, ...], needed: int | None) -> None:
     """Against autograd; LayerNorm's factor is 0 at the first entry, where its shift is exactly the limit."""
     gates, previous = random(2, 13, 12).requires_grad_(), random(2, 13, 4).requires_grad_()

@@ -116,6 +116,9 @@ def test_rows_that_are_not_needed_take_no_time_and_change_nothing(monkeypatch: p
     assert torch.allclose(part[:, :3], whole[:, :3], rtol=1e-12)
     assert torch.allclose(part[:, :, :3], whole[:, :, :3], rtol=1e-12)
     assert (part[:, 3:, 3:] == 0).all()
+    rows.clear()
+    losses_and_gradients(parameters, windows, PAD, torch.ones(1).double(), dtype=torch.float64)
+    assert rows[25:] == [*[3] * 10, *[8] * 6], "and the way back: the last layer's units and the context"
 
 
 def test_a_loss_in_chunks_is_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
