@@ -33,7 +33,7 @@ def short(count: int, seed: int) -> Tensor:
     return rows
 
 
-DATA = short(37, 1), short(21, 2)
+DATA = short(37, 1), short(22, 2)
 CONFIG = settings(epochs=3, batch_size=16, base_learning_rate=0.01)  # steps of 16, 16 and 5 windows
 PLAIN, DROPS = recipe_of(CONFIG), recipe_of(CONFIG, 0.5)
 ROWS = [Row(3, PLAIN), Row(1, recipe_of(CONFIG, learning_rate=0.003)), Row(4, PLAIN)]
@@ -282,6 +282,16 @@ def test_a_warm_up_is_a_step_and_a_validation_of_a_like_stack_on_few_windows(cap
     assert like.start.learns is None
 
 
+def test_a_smaller_stack_is_captured_anew(captured: None) -> None:
+    training = stack_of()
+    training.start_epoch()
+    assert training.is_warm
+    clears = training.graphs.clears  # type: ignore[attr-defined]
+    training.leave([0])
+    assert training.graphs.clears == clears + 1  # type: ignore[attr-defined]
+    assert not training.is_warm
+
+
 def test_only_the_first_windows_warm_up(captured: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "WARM_UP_WINDOWS", 5)
     stack_of().start_epoch()
@@ -292,12 +302,12 @@ def test_where_captures_validate_batches_are_large(captured: None, monkeypatch: 
     def sizes(**changes: object) -> list[int]:
         return [len(batch) for batch, _ in stack_of(**changes).validation]
 
-    assert sizes() == [21]
+    assert sizes() == [22]
     monkeypatch.setattr(trainer, "VALIDATION_WINDOWS", 17)
-    assert sizes() == [17, 4]
-    assert sizes(batch_size=18) == [18, 3], "no smaller than those of training"
+    assert sizes() == [17, 5]
+    assert sizes(batch_size=18) == [18, 4], "no smaller than those of training"
     monkeypatch.undo()
-    assert sizes() == [16, 5]
+    assert sizes() == [16, 6]
     assert stack_of().order.shape == (3, 37), "nothing is filled up"
 
 
@@ -332,13 +342,13 @@ def test_what_is_captured_has_room_for_the_batches_of_later_epochs(
     counts = [[sum(window % 4 > 0 and window < 37 for window in order[i : i + 16]) for i in (0, 16, 32)]
               for order in training.order.tolist()]  # fmt: skip
     assert training.needed[3:] == [min(max(map(max, counts)) + 2, 16)] * 2
-    found, given = [], iter([[10, 5, 0, 0, 0], [12, 7, 2, 2, 2], [1, 8, 2, 2, 2], [15, 1, 1, 1, 1]])
+    found, given = [], iter([[10, 5, 0, 0, 0], [12, 7, 2, 2, 2], [1, 8, 2, 2, 2], [3, 2, 1, 1, 1], [15, 1, 1, 1, 1]])
     monkeypatch.setattr(trainer, "rows_of_any_batch", lambda *_: next(given))
     training.needed = [0] * 5
-    for _ in range(4):
+    for _ in range(5):
         training.start_epoch()
         found.append((training.needed[:3], training.graphs.clears - clears))  # type: ignore[attr-defined]
-    assert found == [([12, 7, 2], 1), ([12, 7, 2], 1), ([12, 10, 4], 2), ([16, 10, 4], 3)]
+    assert found == [([12, 7, 2], 1), ([12, 7, 2], 1), ([12, 10, 4], 2), ([12, 10, 4], 2), ([16, 10, 4], 3)]
     assert training._needed(11) == [11, 10, 4, 4, 4]
     assert needed is not training.needed
 
@@ -424,6 +434,39 @@ def test_a_lack_of_memory_is_kept_and_the_rows_begin_again(monkeypatch: pytest.M
     assert shown[1].resumed == [2 * 3]
     assert [row.val_loss for row in resumed.curves] == [row.val_loss for row in found.curves]
     assert len(again.states) == 5
+
+
+def test_a_state_whose_stack_does_not_fit_any_more_is_halved_by_what_is_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Any = Kept()
+    expected = train(SHAPE, ROWS, CONFIG, DATA, places=3, store=store)
+    state = store.states[0]
+    state.values["places"] = 5
+    stacks = []
+
+    class Small(StackTrainer):
+        def start_epoch(self) -> None:
+            stacks.append(list(self.members))
+            if len(self.members) > 2:
+                raise torch.OutOfMemoryError("no memory")
+            super().start_epoch()
+
+    monkeypatch.setattr(trainer, "StackTrainer", Small)
+    going_on: Any = Kept(state)
+    assert_near(train(SHAPE, ROWS, CONFIG, DATA, store=going_on), expected)
+    assert stacks == [[0, 1, 2], *[[0, 1]] * 3, *[[2]] * 3]
+
+
+def test_the_learning_rate_follows_the_steps_of_training_and_not_those_that_were_applied() -> None:
+    training = stack_of([Row(3, recipe_of(CONFIG, schedule="linear"))])
+    training.start_epoch()
+    training.stack.steps.fill_(9)  # of three epochs of three steps
+    before = training.stack.flat.clone()
+    training.next_step(16)
+    assert torch.equal(training.stack.flat, before)
+    training.stack.flat.fill_(math.inf)
+    training.next_step(16)
+    assert training.stack.steps.tolist() == [11], "a step that is skipped counts"
+    assert training.stack.adam.steps.tolist() == [1]
 
 
 def test_a_state_goes_on_in_its_own_places_with_all_its_tensors() -> None:
@@ -558,15 +601,18 @@ def test_validation_is_of_the_trained_parameters_in_the_precision_of_training(mo
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(("call", "step"), [(4, "step 1"), (5, "step 2")])
-def test_a_row_that_diverges_says_where(monkeypatch: pytest.MonkeyPatch, call: int, step: str) -> None:
+@pytest.mark.parametrize(
+    ("call", "step", "what"), [(4, "step 1", "loss"), (5, "step 2", "loss"), (5, "step 2", "gradient")]
+)
+def test_a_row_that_diverges_says_where(monkeypatch: pytest.MonkeyPatch, call: int, step: str, what: str) -> None:
     original, calls = trainer.losses_and_gradients, 0
 
     def failing(*arguments: Any) -> Any:
         nonlocal calls
         calls += 1
         losses, gradients = original(*arguments)
-        losses[1] *= math.inf if calls == call else 1
+        if calls == call:
+            (losses if what == "loss" else gradients["output.bias"])[1] = math.inf
         return losses, gradients
 
     monkeypatch.setattr(trainer, "losses_and_gradients", failing)
