@@ -397,6 +397,12 @@ def test_dropout_is_drawn_only_if_a_row_has_any_and_kernels_draw_for_themselves(
     assert found.scales is stack.scales
 
 
+def test_a_row_drops_units_whatever_the_rows_before_it_did() -> None:
+    alone = train(SHAPE, [Row(1, DROPS)], CONFIG, DATA)
+    for before in (PLAIN, DROPS):
+        assert figures(train(SHAPE, [Row(3, before), Row(1, DROPS)], CONFIG, DATA))[3:] == figures(alone)
+
+
 def test_a_lack_of_memory_is_kept_and_the_rows_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of five rows two end together with their second epoch; the stack of three that then trains does not fit."""
     rows, stacks, shown = [*ROWS, Row(8, PLAIN), Row(9, PLAIN)], [], []
