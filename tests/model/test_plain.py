@@ -67,11 +67,16 @@ def test_linear_backward(needed: int | None, shape: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 4), (2, 4)])
-def test_half_precision_is_left_for_what_is_added_in_float32(shape: tuple[int, ...]) -> None:
-    x, w, addend = random(2, 5, 3, dtype=HALF), random(2, 3, 4, dtype=HALF), random(*shape, dtype=torch.float32)
-    out = nans(2, 5, 4, dtype=torch.float32)
+@pytest.mark.parametrize(
+    ("added", "written"), [(torch.float32, torch.float32), (torch.float32, HALF), (HALF, torch.float32)]
+)
+def test_half_precision_is_left_for_what_is_added_or_written_in_float32(
+    shape: tuple[int, ...], added: torch.dtype, written: torch.dtype
+) -> None:
+    x, w, addend = random(2, 5, 3, dtype=HALF), random(2, 3, 4, dtype=HALF), random(*shape, dtype=added)
+    out = nans(2, 5, 4, dtype=written)
     plain.linear(x, w, out, addend=addend)
-    assert torch.equal(out, torch.bmm(x, w).float() + addend.view(2, -1, 4))
+    assert torch.equal(out, (torch.bmm(x, w) + addend.view(2, -1, 4)).to(written))
 
 
 def test_gates_in_half_precision_are_computed_in_the_type_of_the_parameters() -> None:

@@ -349,8 +349,11 @@ def test_a_gpu_that_cannot_run_the_kernels_is_told_why(
     assert capfd.readouterr() == ("", ""), "what the compiler says is in the warning, and nowhere else"
 
 
-def test_a_gpu_that_can_run_the_kernels(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+@pytest.mark.parametrize("capability", [(8, 0), (8, 9), (10, 0)])
+def test_a_gpu_that_can_run_the_kernels(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], capability: tuple[int, int]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(scan, "has_triton", lambda: True)
     monkeypatch.setitem(sys.modules, "newllm.model.trial", SimpleNamespace(launch=works))
     assert scan.can_run_kernels.__wrapped__(torch.device("cuda"))
