@@ -225,6 +225,11 @@ def test_the_study_has_one_recipe_from_its_parameters() -> None:
     assert study_rows(model, config) == [Row(4, expected), Row(2, expected)]
 
 
+def test_a_recipe_that_says_no_more_is_that_of_the_study_as_specified() -> None:
+    recipe = Recipe(0.1, 0.0, ((1, 0.5),))
+    assert (recipe.initialisation, recipe.schedule, recipe.warmup_epochs) == ("normal", "constant", 0)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_on_a_gpu_rows_of_many_recipes_train_as_they_do_alone(precision: str) -> None:
