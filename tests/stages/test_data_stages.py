@@ -32,7 +32,10 @@ def project(tmp_path: Path) -> Path:
 def change(project: Path, values: Mapping[str, str]) -> None:
     lines = (project / "params.yaml").read_text().splitlines()
     for name, value in values.items():
-        [number] = [n for n, line in enumerate(lines) if line.strip().startswith(f"{name}:") and line.startswith("  ")]
+        # the first is that of the section data, which stands first
+        number = next(
+            n for n, line in enumerate(lines) if line.strip().startswith(f"{name}:") and line.startswith("  ")
+        )
         lines[number] = lines[number].split(":")[0] + f": {value}"
     (project / "params.yaml").write_text("\n".join(lines) + "\n")
 
