@@ -143,11 +143,16 @@ def table(results: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"The trainings alone take {total:.0f} s, the longest, `{longest['stage']}`, {longest['seconds']:.0f} s: "
-            "less than that no number of GPUs can take.",
+            "however many GPUs there are, it cannot be faster than that.",
         ]
     alone = next((row["seconds"] for row in results["rows"] if row["jobs"] == 1), None)
     if alone:
-        lines += ["", "A sweep of 1,000 recipes at eight depths with ten seeds, computed from one job's seconds:", ""]
+        lines += [
+            "",
+            "A sweep of 1,000 recipes at eight depths with ten seeds, computed from one job's seconds as if "
+            "work divided without loss, which it does not:",
+            "",
+        ]
         lines += ["| GPUs | time |", "|---|---|"]
         lines += [f"| {gpus:,} | {_duration(alone * SWEEP / gpus)} |" for gpus in SWEEP_GPUS]
     return "\n".join(lines)
