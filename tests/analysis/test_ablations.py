@@ -8,7 +8,8 @@ import pytest
 from scipy import stats
 
 from newllm.analysis.ablations import load_ablations, mismatch
-from newllm.analysis.report import Effects
+from newllm.analysis.report import effects_of
+from newllm.analysis.study import by_change, spread
 from newllm.errors import UserError
 from tests.analysis.ablation_files import RESIDUAL, experiment, write
 from tests.analysis.metrics_files import PARAMETERS
@@ -24,14 +25,14 @@ def test_effects_against_scipy(tmp_path: Path) -> None:
     write(tmp_path, experiment({**RESIDUAL, 9: 20.0}), experiment({6: 20.45}, **{"train.warmup_epochs": 10}))
     found = study(tmp_path, epochs=3)
     assert found.left_out == ["residual, depth 9: no such depth here"]
-    effects = Effects(found)
+    effects = effects_of(found)
     means = [("residual", 4, 19.9), ("residual", 6, 20.0), ("residual", 8, 20.6), ("residual1", 6, 20.45)]
-    assert [(group.name, group.num_layers, group.mean("val_ppl")) for group in effects.groups] == [
+    assert [(one.group.name, one.group.num_layers, one.group.mean("val_ppl")) for one in effects] == [
         (name, depth, pytest.approx(mean)) for name, depth, mean in means
     ]
     for own, tests in (
-        ([seeds(PERPLEXITIES[depth]) for _, depth, _ in means], effects.val_ppl),
-        ([seeds(19.9)] * 4, effects.against_best),
+        ([seeds(PERPLEXITIES[depth]) for _, depth, _ in means], [one.val_ppl for one in effects]),
+        ([seeds(19.9)] * 4, [one.against_best for one in effects]),
     ):
         raw = [stats.ttest_ind(seeds(mean), base, equal_var=False) for (*_, mean), base in zip(means, own, strict=True)]
         largest = 0.0
@@ -41,14 +42,13 @@ def test_effects_against_scipy(tmp_path: Path) -> None:
             interval = raw[index].confidence_interval()
             assert tests[index].difference.low == pytest.approx(interval.low)
             assert tests[index].difference.high == pytest.approx(interval.high)
-    assert [test.below for test in effects.val_ppl] == [False, True, True, False], "p = 0.037, not the last of four"
-    assert effects.of("residual connections") == {4: 0, 6: 1, 8: 2}
-    assert effects.of("residual connections", 5) == {6: 1, 8: 2}
-    assert effects.spreads(found, "residual connections") == pytest.approx((0.7, 3.1))
-    assert effects.spreads(found, "nothing") == (0, 0)
-    assert {name: list(groups) for name, groups in effects.by_change().items()} == {
+    assert [one.val_ppl.below for one in effects] == [False, True, True, False], "p = 0.037, not the last of four"
+    changes = by_change(found.changed)
+    assert {name: list(groups) for name, groups in changes.items()} == {
         "residual connections": [4, 6, 8], "warm-up epochs 10": [6]
     }  # fmt: skip
+    assert spread(changes["residual connections"].values()) == pytest.approx(0.7)
+    assert spread([]) == 0
 
 
 def test_a_change_spread_over_experiments_is_one(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from newllm.analysis.claims import Outcome, judge, worse_and_deeper
+from newllm.analysis.claims import Outcome, excesses, judge
 from newllm.analysis.records import Group
 from tests.analysis.studies import PERPLEXITIES, models
 
@@ -86,14 +86,14 @@ def test_parameters_that_do_not_grow() -> None:
 @pytest.mark.parametrize(("depth", "claims"), [(1, {1, 4, 5, 7}), (3, {1, 5}), (5, {1, 2, 4, 5}), (7, {1, 3, 5})])
 def test_missing_depth(depth: int, claims: set[int]) -> None:
     verdicts = judge(models(without=depth))
-    assert {v.number for v in verdicts if v.finding.deciding == f"not trained: depth {depth}"} == claims
+    assert {v.number for v in verdicts if v.deciding == f"not trained: depth {depth}"} == claims
     assert {v.number for v in verdicts if v.outcome is U} == claims | {6}
 
 
 def test_one_seed_decides_nothing() -> None:
     verdicts = judge(models(seeds=1))
     assert {v.outcome for v in verdicts} == {U}
-    assert len({v.finding.deciding for v in verdicts}) == 1
+    assert len({v.deciding for v in verdicts}) == 1
 
 
 def test_without_spread() -> None:
@@ -110,7 +110,7 @@ def test_not_fully_trained() -> None:
 
 
 def deciding(claim: int, *arguments: Any) -> tuple[str, str]:
-    finding = judge(models(*arguments))[claim - 1].finding
+    finding = judge(models(*arguments))[claim - 1]
     return finding.deciding, finding.rest
 
 
@@ -177,18 +177,18 @@ def test_overfitting(share: Callable[[int], float], expected: Outcome) -> None:
 
 
 def test_overfitting_of_what_is_not_worse_or_not_measured() -> None:
-    assert worse_and_deeper(models({5: 19.91})) == [6, 7, 8]
-    assert worse_and_deeper(models({8: 19.0})) == []
+    assert excesses(models({5: 19.91})) == {6: None, 7: None, 8: None}
+    assert excesses(models({8: 19.0})) == {}
     assert judge(measured(lambda _: 1.2, changes={8: 19.0}))[5].outcome is U
     found = judge(measured(lambda _: 1.2, [2, 3, 4, 5, 6, 8]))[5]
-    assert (found.outcome, found.finding.deciding[-7:]) == (U, "depth 7")
+    assert (found.outcome, found.deciding[-7:]) == (U, "depth 7")
     found = judge(measured(lambda _: 1.2, [1, 2, 3, 5, 6, 7, 8]))[5]
-    assert (found.outcome, found.finding.deciding[-7:]) == (U, "depth 4")
+    assert (found.outcome, found.deciding[-7:]) == (U, "depth 4")
 
 
 def test_numbers_of_overfitting_are_those_of_the_deepest() -> None:
     """At depth 8 log(23 / 19.9) = 0.1448 nats above depth 4: all of it training loss."""
-    finding = judge(measured(lambda _: 1.0))[5].finding
+    finding = judge(measured(lambda _: 1.0))[5]
     assert finding.deciding.startswith("loss(8) − loss(4) = +0.145 ± 0.002 nats: training loss +0.145 ± 0.00")
     assert finding.rest == "; ".join(f"depth {depth} underfitting" for depth in (5, 6, 7, 8))
 

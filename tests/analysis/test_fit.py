@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from newllm.analysis.fit import Split, by_position, context_gains, gaps, splits
+from newllm.analysis.fit import Split, context_gains, gaps, position_ppl, splits
 from newllm.analysis.inference import Difference
 from newllm.analysis.records import Group
 from newllm.measurement.intervals import Estimate
-from tests.analysis.metrics_files import gain_of, write_all, write_diagnostics
+from tests.analysis.metrics_files import gain_of, position_loss, write_all, write_diagnostics
 from tests.analysis.studies import models, reload
 
 BEYOND = {1: 0.004, 4: 0.01, 6: 0.0012}
@@ -31,8 +31,8 @@ def test_gaps_are_of_each_seed() -> None:
 def test_parts_against_scipy() -> None:
     """Of each part all pairs are a family."""
     groups = models(train_loss=train_loss)
-    pairs = [(groups[depth], groups[4]) for depth in (5, 6, 8)]
-    found = splits(pairs)
+    found = list(splits({depth: (groups[depth], groups[4]) for depth in (5, 6, 8)}).values())
+    assert len(found) == 3
     losses = {depth: groups[depth].values("val_loss") for depth in groups}
     figures = {
         "train_loss": lambda train, val: train,
@@ -52,17 +52,16 @@ def test_parts_against_scipy() -> None:
             interval = tests[index].confidence_interval()
             assert (part.difference.low, part.difference.high) == pytest.approx((interval.low, interval.high)), name
     for one in found:
-        assert one is not None
         assert one.train_loss.difference.mean + one.gap.difference.mean == pytest.approx(one.val_loss.mean)
 
 
 def test_what_was_not_measured_is_left_out_of_the_families() -> None:
     groups = models(train_loss=lambda depth, seed: None if depth == 6 else train_loss(depth, seed))
-    one, none, other = splits([(groups[depth], groups[4]) for depth in (5, 6, 8)])
-    assert none is None
-    assert [one, other] == splits([(groups[depth], groups[4]) for depth in (5, 8)])
+    found = splits({depth: (groups[depth], groups[4]) for depth in (5, 6, 8)})
+    assert list(found) == [5, 8]
+    assert found == splits({depth: (groups[depth], groups[4]) for depth in (5, 8)})
     groups[5].seeds.loc[2, "train_loss_without_dropout"] = math.nan
-    assert splits([(groups[5], groups[4])]) == [None], "of one seed not"
+    assert splits({5: (groups[5], groups[4])}) == {}, "of one seed not"
 
 
 @pytest.mark.parametrize(
@@ -136,5 +135,17 @@ def test_windows_that_hardly_overlap(tmp_path: Path) -> None:
     assert context_gains(diagnosed(tmp_path, stride=64)) == {}
 
 
-def test_by_position_leaves_out_what_has_no_target() -> None:
-    assert by_position([[1.0, None, 3.0], [2.0, None, None]]) == [(1, 1.5, 1.0, 2.0), (3, 3.0, 3.0, 3.0)]
+def test_perplexity_by_position(tmp_path: Path) -> None:
+    """Of the mean loss over seeds; what has no target is left out."""
+    group = diagnosed(tmp_path, seeds=2)[1]
+    losses = [[position_loss(read, value) for read in range(1, 64)] for value in group.values("val_loss")]
+    expected = {read: math.exp(sum(pair) / 2) for read, pair in enumerate(zip(*losses, strict=True), start=1)}
+    assert position_ppl(group) == pytest.approx(expected)
+    record: Any = group.diagnosis
+    rows = [[1.0, None, 3.0], [2.0, None, 3.5]]
+    seeds = [
+        seed.model_copy(update={"val_loss_by_position_full_windows": row})
+        for seed, row in zip(record.seeds, rows, strict=True)
+    ]
+    found = position_ppl(replace(group, diagnosis=record.model_copy(update={"seeds": seeds})))
+    assert found == pytest.approx({1: math.exp(1.5), 3: math.exp(3.25)})

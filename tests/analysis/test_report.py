@@ -9,14 +9,13 @@ import pytest
 
 from newllm.analysis import report
 from newllm.analysis.part2 import Planned
-from newllm.analysis.report import Effects, Facts, at_epoch, best_by, facts, given, late_gain, position_ppl, render
+from newllm.analysis.report import Facts, at_epoch, best_by, effects_of, facts, given, late_gain, render
 from newllm.analysis.study import Study
 from stages.report import load
 from tests.analysis.ablation_files import experiment, write
 from tests.analysis.metrics_files import (
     change_json,
     final_perplexity,
-    position_loss,
     write_all,
     write_diagnostics,
     write_supplements,
@@ -61,7 +60,7 @@ def committed() -> Study:
 
 
 def test_every_written_conclusion_holds_of_the_committed_results(committed: Study) -> None:
-    shown = facts(committed, Effects(committed)).shown
+    shown = facts(committed, effects_of(committed))
     assert [name for name, holds in shown.items() if not holds] == []
     found = texts(committed)
     assert not any("left out here" in text for text in found)
@@ -71,7 +70,7 @@ def test_every_written_conclusion_holds_of_the_committed_results(committed: Stud
 
 def test_each_fact_carries_words(committed: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is asked for by a template, and without it the words that rest on it are left out while tables stay."""
-    shown = facts(committed, Effects(committed)).shown
+    shown = facts(committed, effects_of(committed))
     templates = "".join(path.read_text() for path in (ROOT / "src/newllm/analysis/templates").glob("*.md.j2"))
     assert [name for name in shown if f'"{name}"' not in templates] == []
     whole = texts(committed)
@@ -93,7 +92,7 @@ def test_a_fact_that_nobody_knows_is_an_error() -> None:
 
 
 def shown(found: Study) -> dict[str, bool]:
-    return dict(facts(found, Effects(found)).shown)
+    return facts(found, effects_of(found))
 
 
 @pytest.mark.parametrize(
@@ -291,8 +290,3 @@ def test_small_helpers(tmp_path: Path) -> None:
     assert late_gain(four) == pytest.approx(4.1109, abs=1e-4), "ln 61: from 61 times its end"
     assert late_gain(study(tmp_path, epochs=30).depths[4]) is None
     assert at_epoch(four, 40, "val_ppl") == pytest.approx([19.86, 19.90, 19.92, 19.94]), "seed 1 has stopped"
-    write_diagnostics(tmp_path, 4)
-    ppl = position_ppl(reload(tmp_path, (4, 6)).depths[4])
-    losses = [position_loss(1, value) for value in four.values("val_loss")]
-    assert ppl[1] == pytest.approx(statistics.geometric_mean([2.718281828459045**loss for loss in losses]))
-    assert (min(ppl), max(ppl)) == (1, 63)

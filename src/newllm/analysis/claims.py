@@ -4,25 +4,22 @@ Margins come from the published figures alone. A claim is undecided unless the r
 nothing is shown contradicts nothing. The rules take models by depth, so that they judge any recipe.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import combinations, pairwise
 
-from newllm.analysis.fit import TRAIN_LOSS, splits
+from newllm.analysis.fit import TRAIN_LOSS, Split, splits
 from newllm.analysis.formats import equation, number, signed
-from newllm.analysis.inference import Difference, family, mean_tests
+from newllm.analysis.inference import Difference, mean_tests
 from newllm.analysis.published import EXPECTED, SMALLEST_DIFFERENCE, STUDY_DEPTHS, STUDY_EPOCHS
 from newllm.analysis.records import Group
-from newllm.analysis.study import against, best_of
+from newllm.analysis.study import against, best_of, compare
 
 MARGIN = SMALLEST_DIFFERENCE / 2
 """An advantage that is shown to be smaller is none, in perplexity."""
 ROUNDING = 0.05
 """20.04 is printed as 20.0: what a target that was rounded to 0.1 leaves open, in perplexity."""
-
-Groups = Mapping[int, Group]
-Pair = tuple[int, int]
 
 
 class Outcome(StrEnum):
@@ -34,55 +31,34 @@ class Outcome(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What was found of a claim: the numbers that decide it or leave it open, and the other numbers of its rule."""
+class Verdict:
+    """One claim judged: the numbers that decide it or leave it open, and the other numbers of its rule."""
 
+    number: int
+    claim: str
     outcome: Outcome
     deciding: str
     rest: str = ""
 
 
-@dataclass(frozen=True)
-class Claim:
-    """One claim.
-
-    Attributes:
-        text: as the notebook has it.
-        depths: without which it cannot be judged.
-        judge: the rule, of models by depth.
-    """
-
-    text: str
-    depths: Sequence[int]
-    judge: Callable[[Groups], Finding]
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """One claim judged."""
-
-    number: int
-    claim: str
-    finding: Finding
-
-    @property
-    def outcome(self) -> Outcome:
-        """What the metrics say."""
-        return self.finding.outcome
+Groups = Mapping[int, Group]
+Pair = tuple[int, int]
+Tests = Mapping[Pair, Difference]
+Rule = Callable[[Groups], tuple[Outcome, str, str]]
+"""Of models by depth: what a Verdict has of outcome, deciding numbers and others."""
 
 
 def judge(groups: Groups) -> list[Verdict]:
     """The seven claims in their order, of models by depth; nothing here checks that they are of the study's data."""
-    return [Verdict(number, claim.text, _judge(claim, groups)) for number, claim in enumerate(CLAIMS, start=1)]
-
-
-def _judge(claim: Claim, groups: Groups) -> Finding:
-    missing = sorted(set(claim.depths) - groups.keys())
-    if missing:
-        return Finding(Outcome.UNDECIDED, f"not trained: depth {', '.join(map(str, missing))}")
-    if min(len(group.seeds) for group in groups.values()) == 1:
-        return Finding(Outcome.UNDECIDED, "one seed a depth: no test")
-    return claim.judge(groups)
+    verdicts = []
+    for index, (claim, depths, rule) in enumerate(CLAIMS, start=1):
+        if missing := sorted(set(depths) - groups.keys()):
+            verdicts.append(Verdict(index, claim, Outcome.UNDECIDED, f"not trained: {_depths(missing)}"))
+        elif min(len(group.seeds) for group in groups.values()) == 1:
+            verdicts.append(Verdict(index, claim, Outcome.UNDECIDED, "one seed a depth: no test"))
+        else:
+            verdicts.append(Verdict(index, claim, *rule(groups)))
+    return verdicts
 
 
 def _outcome(supported: bool, refuted: bool) -> Outcome:
@@ -91,13 +67,16 @@ def _outcome(supported: bool, refuted: bool) -> Outcome:
     return Outcome.REFUTED if refuted else Outcome.UNDECIDED
 
 
-def _tests(groups: Groups, pairs: Sequence[Pair], expected: float = 0.0) -> dict[Pair, Difference]:
+def _depths(depths: Iterable[int]) -> str:
+    return f"depth {', '.join(map(str, depths))}"
+
+
+def _tests(groups: Groups, pairs: Iterable[Pair], expected: float = 0.0) -> dict[Pair, Difference]:
     """A family: for each pair of depths the first's perplexity minus the second's."""
-    values = [(groups[first].values("val_ppl"), groups[second].values("val_ppl")) for first, second in pairs]
-    return dict(zip(pairs, family(values, expected), strict=True))
+    return compare({pair: (groups[pair[0]], groups[pair[1]]) for pair in pairs}, expected=expected)
 
 
-def _text(tests: Mapping[Pair, Difference]) -> str:
+def _text(tests: Tests) -> str:
     parts = []
     for (first, second), test in tests.items():
         beside = f" against {test.expected:.2f}" if test.expected else ""
@@ -105,120 +84,106 @@ def _text(tests: Mapping[Pair, Difference]) -> str:
     return "; ".join(parts)
 
 
-def _worse(pairs: Callable[[Groups], Sequence[Pair]], least: float, margin: float) -> Callable[[Groups], Finding]:
+def _worse(pairs: Callable[[Groups], Sequence[Pair]], least: float = 0.0, margin: float = MARGIN) -> Rule:
     """The rule that of all pairs the first depth is worse by more than `least`.
 
     Supported if that is shown of all; otherwise refuted if any is shown to be worse by less than the margin, or better.
     """
 
-    def judged(groups: Groups) -> Finding:
-        chosen = pairs(groups)
-        zero, against_margin = _tests(groups, chosen, least), _tests(groups, chosen, margin)
-        refuting = [pair for pair in chosen if against_margin[pair].below]
-        open_ = [pair for pair in chosen if not zero[pair].above]
-        outcome = _outcome(not open_, bool(refuting))
-        closest = min(chosen, key=lambda pair: zero[pair].difference.mean)
-        deciding = {
-            Outcome.SUPPORTED: [closest], Outcome.REFUTED: refuting, Outcome.UNDECIDED: open_
-        }[outcome]  # fmt: skip
-        refuted = outcome is Outcome.REFUTED  # by tests against the margin: those against 0 are told too
-        rest = [pair for pair in chosen if refuted or pair not in deciding]
-        tests = against_margin if refuted else zero
-        texts = [_text({pair: found[pair] for pair in some}) for some, found in ((deciding, tests), (rest, zero))]
-        return Finding(outcome, *texts)
+    def judged(groups: Groups) -> tuple[Outcome, str, str]:
+        tests = _tests(groups, pairs(groups), least)
+        refuting = {pair: test for pair, test in _tests(groups, tests, margin).items() if test.below}
+        deciding = {pair: test for pair, test in tests.items() if not test.above}
+        outcome = _outcome(not deciding, bool(refuting))
+        if outcome is Outcome.REFUTED:  # by tests against the margin: those against `least` are told too
+            return outcome, _text(refuting), _text(tests)
+        if outcome is Outcome.SUPPORTED:
+            closest = min(tests, key=lambda pair: tests[pair].difference.mean)
+            deciding = {closest: tests[closest]}
+        return outcome, _text(deciding), _text({pair: test for pair, test in tests.items() if pair not in deciding})
 
     return judged
 
 
-def _up_to_a_point(groups: Groups) -> Finding:
+def _up_to_a_point(groups: Groups) -> tuple[Outcome, str, str]:
     """The point is a depth between the shallowest and the deepest whose perplexity is below that of both."""
     parameters = [group.num_params for group in groups.values()]
     counts = f"{min(parameters):,} to {max(parameters):,} parameters"
     if not all(fewer < more for fewer, more in pairwise(parameters)):
-        return Finding(Outcome.REFUTED, f"{counts}, not growing with depth")
+        return Outcome.REFUTED, f"{counts}, not growing with depth", ""
     first, *inner, last = groups
     ends = _tests(groups, [(end, depth) for depth in inner for end in (first, last)])
     points = [depth for depth in inner if ends[first, depth].above and ends[last, depth].above]
     lowest = best_of({depth: groups[depth] for depth in points or inner}).num_layers
-    own = {pair: test for pair, test in ends.items() if pair[1] == lowest}
+    own = _text({pair: test for pair, test in ends.items() if pair[1] == lowest})
     if points:
         beyond = [depth for depth in groups if depth >= lowest]
-        better_deeper = {
-            pair: test for pair, test in _tests(groups, list(combinations(beyond, 2))).items() if test.above
-        }
+        better_deeper = {pair: one for pair, one in _tests(groups, combinations(beyond, 2)).items() if one.above}
         if better_deeper:
-            return Finding(Outcome.REFUTED, _text(better_deeper), f"{counts}; {_text(own)}")
+            return Outcome.REFUTED, _text(better_deeper), f"{counts}; {own}"
         steps = _tests(groups, [(deeper, depth) for depth, deeper in pairwise(beyond)])
-        return Finding(Outcome.SUPPORTED, _text(own), f"{counts}; from step to step: {_text(steps)}")
+        return Outcome.SUPPORTED, own, f"{counts}; from step to step: {_text(steps)}"
     deepest = _tests(groups, [(last, depth) for depth in (first, *inner)], MARGIN)
     shallowest = _tests(groups, [(first, depth) for depth in inner])
     for tests in (deepest, shallowest):
         if all(test.below for test in tests.values()):
-            return Finding(Outcome.REFUTED, _text(tests), f"{counts}; {_text(own)}")
-    return Finding(Outcome.UNDECIDED, _text(own), counts)
+            return Outcome.REFUTED, _text(tests), f"{counts}; {own}"
+    return Outcome.UNDECIDED, own, counts
 
 
-def worse_and_deeper(groups: Groups) -> list[int]:
-    """The depths that are deeper than the best and shown to be worse than it."""
+def excesses(groups: Groups) -> dict[int, Split | None]:
+    """Of each depth that is deeper than the best and shown to be worse, its excess over it; None if not measured."""
     best = best_of(groups)
-    return [depth for depth, test in against(groups, best).items() if depth > best.num_layers and test.above]
+    tests = against(groups, best)
+    worse = [depth for depth, test in tests.items() if depth > best.num_layers and test.above]
+    found = splits({depth: (groups[depth], best) for depth in worse})
+    return {depth: found.get(depth) for depth in worse}
 
 
-def _overfit(groups: Groups) -> Finding:
-    best, deeper = best_of(groups), worse_and_deeper(groups)
-    if not deeper:
-        return Finding(Outcome.UNDECIDED, f"no depth beyond {best.num_layers} is shown to be worse")
-    unknown = [depth for depth in (best.num_layers, *deeper) if not groups[depth].has(TRAIN_LOSS)]
-    if unknown:
-        return Finding(Outcome.UNDECIDED, f"training loss not measured: depth {', '.join(map(str, unknown))}")
-    found = dict(zip(deeper, splits([(groups[depth], best) for depth in deeper]), strict=True))
-    kinds = {depth: split.excess for depth, split in found.items() if split}
+def _overfit(groups: Groups) -> tuple[Outcome, str, str]:
+    best, found = best_of(groups).num_layers, excesses(groups)
+    if not found:
+        return Outcome.UNDECIDED, f"no depth beyond {best} is shown to be worse", ""
+    if unknown := [depth for depth in (best, *found) if not groups[depth].has(TRAIN_LOSS)]:
+        return Outcome.UNDECIDED, f"training loss not measured: {_depths(unknown)}", ""
+    known = {depth: split for depth, split in found.items() if split}
+    kinds = {depth: split.excess for depth, split in known.items()}
     over, under = ("overfitting" in kinds.values()), ("underfitting" in kinds.values())
-    last = found[deeper[-1]]
-    named = "; ".join(f"depth {depth} {kind}" for depth, kind in kinds.items())
-    parts = [] if last is None else [last.val_loss, last.train_loss.difference, last.gap.difference]
+    depth, last = list(known.items())[-1]
+    parts = (last.val_loss, last.train_loss.difference, last.gap.difference)
     total, train_loss, gap = (signed(part, 3) for part in parts)
-    deciding = f"loss({deeper[-1]}) − loss({best.num_layers}) = {total} nats: training loss {train_loss}, gap {gap}"
-    return Finding(_outcome(over and not under, under and not over), deciding, named)
+    deciding = f"loss({depth}) − loss({best}) = {total} nats: training loss {train_loss}, gap {gap}"
+    named = "; ".join(f"depth {depth} {kind}" for depth, kind in kinds.items())
+    return _outcome(over and not under, under and not over), deciding, named
 
 
-def _targets(groups: Groups) -> Finding:
+def _targets(groups: Groups) -> tuple[Outcome, str, str]:
     """Fully trained: every seed ran 150 epochs or stopped early."""
     ran = {depth: groups[depth].seeds for depth in EXPECTED}
-    partly = [
-        depth for depth, seeds in ran.items() if (~seeds["stopped_early"] & (seeds["epochs_run"] < STUDY_EPOCHS)).any()
-    ]
-    if partly:
-        return Finding(Outcome.UNDECIDED, f"not fully trained: depth {', '.join(map(str, partly))}")
-    limits = {depth: expected + ROUNDING for depth, expected in EXPECTED.items()}
-    tests = dict(
-        zip(limits, mean_tests([groups[d].values("val_ppl") for d in limits], list(limits.values())), strict=True)
-    )
-    texts = {
-        depth: f"PPL({depth}) = {number(test.difference)} ({equation(test.adjusted_p)} against {test.expected:.2f})"
-        for depth, test in tests.items()
-    }
-    outcomes = {depth: _outcome(test.below, test.above) for depth, test in tests.items()}
-    outcome = _outcome(
-        all(test.below for test in tests.values()), any(test.above for test in tests.values())
-    )  # fmt: skip
-    deciding = [text for depth, text in texts.items() if outcomes[depth] is outcome]
-    return Finding(outcome, "; ".join(deciding), "; ".join(text for text in texts.values() if text not in deciding))
+    short = {depth: ~seeds["stopped_early"] & (seeds["epochs_run"] < STUDY_EPOCHS) for depth, seeds in ran.items()}
+    if partly := [depth for depth, seeds in short.items() if seeds.any()]:
+        return Outcome.UNDECIDED, f"not fully trained: {_depths(partly)}", ""
+    limits = [expected + ROUNDING for expected in EXPECTED.values()]
+    tests = mean_tests([groups[depth].values("val_ppl") for depth in EXPECTED], limits)
+    outcome = _outcome(all(test.below for test in tests), any(test.above for test in tests))
+    parts: dict[bool, list[str]] = {True: [], False: []}  # by whether they decide
+    for depth, test in zip(EXPECTED, tests, strict=True):
+        against_limit = f"{equation(test.adjusted_p)} against {test.expected:.2f}"
+        text = f"PPL({depth}) = {number(test.difference)} ({against_limit})"
+        parts[_outcome(test.below, test.above) is outcome].append(text)
+    return outcome, "; ".join(parts[True]), "; ".join(parts[False])
 
 
-CLAIMS = (
-    Claim("4 layers are best", STUDY_DEPTHS, _worse(lambda groups: [(d, 4) for d in groups if d != 4], 0.0, MARGIN)),
-    Claim("5 layers beat 6", (5, 6), _worse(lambda _: [(6, 5)], 0.0, MARGIN)),
-    Claim(
-        "7 layers are clearly worse than 6",
-        (6, 7),
-        _worse(lambda _: [(7, 6)], SMALLEST_DIFFERENCE, SMALLEST_DIFFERENCE),
-    ),
-    Claim("1 layer is worse than 4 and 5", (1, 4, 5), _worse(lambda _: [(1, 4), (1, 5)], 0.0, MARGIN)),
-    Claim("fewer layers need fewer parameters and are better up to a point", STUDY_DEPTHS, _up_to_a_point),
-    Claim("deep models are worse because they overfit", (), _overfit),
-    Claim(
-        "4 layers reach 20.0 and 1 layer reaches 20.3 when fully trained", tuple(sorted(EXPECTED)), _targets
-    ),
-)  # fmt: skip
-"""“Clearly” in the third is taken as: by more than the difference by which the notebook says that 5 beats 6."""
+CLAIMS: Sequence[tuple[str, Sequence[int], Rule]] = (
+    ("4 layers are best", STUDY_DEPTHS, _worse(lambda groups: [(depth, 4) for depth in groups if depth != 4])),
+    ("5 layers beat 6", (5, 6), _worse(lambda _: [(6, 5)])),
+    ("7 layers are clearly worse than 6", (6, 7), _worse(lambda _: [(7, 6)], SMALLEST_DIFFERENCE, SMALLEST_DIFFERENCE)),
+    ("1 layer is worse than 4 and 5", (1, 4, 5), _worse(lambda _: [(1, 4), (1, 5)])),
+    ("fewer layers need fewer parameters and are better up to a point", STUDY_DEPTHS, _up_to_a_point),
+    ("deep models are worse because they overfit", (), _overfit),
+    ("4 layers reach 20.0 and 1 layer reaches 20.3 when fully trained", tuple(sorted(EXPECTED)), _targets),
+)
+"""Each as the notebook has it, the depths without which it cannot be judged, and its rule.
+
+“Clearly” in the third is taken as: by more than the difference by which the notebook says that 5 beats 6.
+"""

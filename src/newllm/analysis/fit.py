@@ -1,11 +1,13 @@
 """Fit and overfitting: differences of validation loss split into training loss and gap; what more context is worth."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
-from newllm.analysis.inference import Difference, family, mean_tests
+from newllm.analysis.inference import Difference, mean_tests
 from newllm.analysis.records import Group
+from newllm.analysis.study import compare
 from newllm.measurement.intervals import Estimate
 
 TRAIN_LOSS = "train_loss_without_dropout"
@@ -14,22 +16,17 @@ FAR = 10
 ROUNDING = 1e-6
 """Nats: a gain that is no larger is none, whatever a test of it says."""
 
+_Key = TypeVar("_Key")
+
 
 @dataclass(frozen=True)
 class Split:
-    """The validation loss of one group minus that of another, and its two parts, which add up to it, in nats.
+    """The validation loss of one group minus that of another, and its two parts, which add up to it, in nats."""
 
-    Attributes:
-        val_loss: difference of validation loss, with Welch's interval.
-        train_loss: difference of training loss without dropout: what the first fits worse.
-        gap: difference of the gap, validation minus training loss: what it overfits more.
-        balance: difference of (training loss - gap): above 0 if the greater part is training loss.
-    """
-
-    val_loss: Estimate
-    train_loss: Difference
-    gap: Difference
-    balance: Difference
+    val_loss: Estimate  # with Welch's interval
+    train_loss: Difference  # without dropout: what the first fits worse
+    gap: Difference  # validation minus training loss: what it overfits more
+    balance: Difference  # of (training loss - gap): above 0 if the greater part is training loss
 
     @property
     def excess(self) -> str:
@@ -51,35 +48,26 @@ def gaps(group: Group) -> list[float]:
     return [val - train for val, train in zip(group.values("val_loss"), group.values(TRAIN_LOSS), strict=True)]
 
 
-def splits(pairs: Sequence[tuple[Group, Group]]) -> list[Split | None]:
-    """The first of each pair minus the second; a family of tests for each part.
-
-    None where training loss was not measured in both.
-    """
-    measured = [pair for pair in pairs if all(group.has(TRAIN_LOSS) for group in pair)]
-    trains = [(first.values(TRAIN_LOSS), second.values(TRAIN_LOSS)) for first, second in measured]
-    widths = [(gaps(first), gaps(second)) for first, second in measured]
-    balances = [
-        tuple([train - gap for train, gap in zip(*both, strict=True)] for both in zip(loss, gap, strict=True))
-        for loss, gap in zip(trains, widths, strict=True)
-    ]
-    val_losses = family([(first.values("val_loss"), second.values("val_loss")) for first, second in measured])
-    parts = zip(val_losses, family(trains), family(widths), family(balances), strict=True)  # type: ignore[arg-type]
-    found = iter([Split(val_loss.difference, *rest) for val_loss, *rest in parts])
-    return [next(found) if all(group.has(TRAIN_LOSS) for group in pair) else None for pair in pairs]
+def _balances(group: Group) -> list[float]:
+    return [train - gap for train, gap in zip(group.values(TRAIN_LOSS), gaps(group), strict=True)]
 
 
-def by_position(values: Sequence[Sequence[float | None]]) -> list[tuple[int, float, float, float]]:
-    """By number of tokens read: mean and extremes over seeds; positions without a value are left out."""
-    rows = []
-    for read, of_seeds in enumerate(zip(*values, strict=True), start=1):
-        known = [value for value in of_seeds if value is not None]
-        if known:
-            rows.append((read, math.fsum(known) / len(known), min(known), max(known)))
-    return rows
+def splits(pairs: Mapping[_Key, tuple[Group, Group]]) -> dict[_Key, Split]:
+    """The first of each pair minus the second, where training loss was measured in both; a family for each part."""
+    known = {key: pair for key, pair in pairs.items() if all(group.has(TRAIN_LOSS) for group in pair)}
+    val_loss, *parts = (compare(known, figure) for figure in ("val_loss", TRAIN_LOSS, gaps, _balances))
+    return {key: Split(val_loss[key].difference, *(part[key] for part in parts)) for key in known}
 
 
-def context_gains(groups: Sequence[Group]) -> dict[int, Difference]:
+def position_ppl(group: Group) -> dict[int, float]:
+    """Number of tokens read → validation perplexity of the next in full windows, of the mean loss over seeds."""
+    seeds = group.diagnosis.seeds if group.diagnosis else []
+    rows = zip(*(seed.val_loss_by_position_full_windows for seed in seeds), strict=True)
+    losses = {read: [loss for loss in row if loss is not None] for read, row in enumerate(rows, start=1)}
+    return {read: math.exp(math.fsum(known) / len(known)) for read, known in losses.items() if known}
+
+
+def context_gains(groups: Iterable[Group]) -> dict[int, Difference]:
     """Depth → what one stride more of context is worth in nats to a model that has read more than FAR tokens.
 
     Of the depths whose windows overlap by more than that. A seed's gain is the mean over all targets before which more
@@ -88,8 +76,8 @@ def context_gains(groups: Sequence[Group]) -> dict[int, Difference]:
     """
     found: dict[int, list[float]] = {}
     for group in groups:
-        if group.diagnosis and all(seed.context_gain_by_position[FAR:] for seed in group.diagnosis.seeds):
-            gains = [seed.context_gain_by_position[FAR:] for seed in group.diagnosis.seeds]
+        gains = [seed.context_gain_by_position[FAR:] for seed in group.diagnosis.seeds] if group.diagnosis else []
+        if gains and all(gains):
             means = [math.fsum(values) / len(values) for values in gains]
             found[group.num_layers] = [mean if abs(mean) > ROUNDING else 0.0 for mean in means]
     return dict(zip(found, mean_tests(list(found.values()), [0.0] * len(found)), strict=True))

@@ -1,14 +1,16 @@
 """The study as a whole: what was found, how it differs from the specification, and one tidy table of it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pandas as pd
 
 from newllm.analysis.ablations import groups_of, left_out, load_ablations
+from newllm.analysis.formats import settings
 from newllm.analysis.inference import Difference, family
 from newllm.analysis.part2 import PartTwo, Planned, load_part_two
 from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_SWITCHES, STUDY_TRAINING
@@ -169,12 +171,13 @@ def _coverage(results: Sequence[Group], parameters: Mapping[str, Any]) -> list[s
 
 def compare(
     pairs: Mapping[_Key, tuple[Group, Group]],
-    name: str = "val_ppl",
+    figure: str | Callable[[Group], Sequence[float]] = "val_ppl",
     expected: float = 0.0,
     paired: Sequence[bool] = (),
 ) -> dict[_Key, Difference]:
     """A figure of the first of each pair minus that of the second: one family, see `inference.family`."""
-    samples = [(one.values(name), other.values(name)) for one, other in pairs.values()]
+    values = methodcaller("values", figure) if isinstance(figure, str) else figure
+    samples = [(values(one), values(other)) for one, other in pairs.values()]
     return dict(zip(pairs, family(samples, expected, paired), strict=True))
 
 
@@ -195,6 +198,20 @@ def not_worse(groups: Mapping[int, Group], best: Group) -> list[int]:
     """The best, and all that are not shown to be worse (adjusted p >= 0.05, or no test); in the groups' order."""
     worse = {key for key, test in against(groups, best).items() if test.above}
     return [key for key in groups if key not in worse]
+
+
+def by_change(groups: Iterable[Group]) -> dict[str, dict[int, Group]]:
+    """Change in words → depth → changed recipe."""
+    found: dict[str, dict[int, Group]] = {}
+    for group in groups:
+        found.setdefault(settings(group.changes), {})[group.num_layers] = group
+    return found
+
+
+def spread(groups: Iterable[Group]) -> float:
+    """How far apart the mean validation perplexities are; 0 of none."""
+    means = [group.mean("val_ppl") for group in groups] or [0.0]
+    return max(means) - min(means)
 
 
 @dataclass(frozen=True)
@@ -302,5 +319,5 @@ def _rows(group: Group) -> Iterator[dict[str, Any]]:
             yield {**run, "split": split, **figures}
 
 
-def _listed(settings: Mapping[str, Any]) -> str | None:
-    return "; ".join(f"{name}={value}" for name, value in settings.items()) or None
+def _listed(changes: Mapping[str, Any]) -> str | None:
+    return "; ".join(f"{name}={value}" for name, value in changes.items()) or None

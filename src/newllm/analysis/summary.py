@@ -48,7 +48,7 @@ def summary(study: Study) -> dict[str, Any]:
         outcomes = [verdict.outcome for verdict in verdicts]
         details["claims"] = {outcome.value: outcomes.count(outcome) for outcome in Outcome}
         details["verdicts"] = [
-            {"claim": verdict.claim, "outcome": verdict.outcome.value, "numbers": verdict.finding.deciding}
+            {"claim": verdict.claim, "outcome": verdict.outcome.value, "numbers": verdict.deciding}
             for verdict in verdicts
         ]
     best = details["best"]
