@@ -5,9 +5,10 @@ trained first pays for the others. Joules count by the mean of the epochs of abo
 moves in steps that can be a third of what an epoch takes, so that the median would be one of few values.
 """
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from newllm.analysis.published import TARGETS
 from newllm.analysis.records import Group
@@ -19,38 +20,36 @@ LARGEST_SIZE = 65_536
 """As in the schema of params.yaml; a record that says more is not believed."""
 
 
-@dataclass(frozen=True)
-class Effort:
-    """Epochs, seconds without start-up, joules (None where the device did not tell) and 10^15 operations.
-
-    Means over the seeds that reach a target, `reached` of them; None of all where none does.
-    """
+class Effort(NamedTuple):
+    """Means over those seeds that reach a target, `reached` of them; None of all where none does."""
 
     reached: int
     epochs: float | None = None
-    seconds: float | None = None
-    joules: float | None = None
-    petaflop: float | None = None
+    seconds: float | None = None  # without start-up
+    joules: float | None = None  # None where the device did not tell
+    petaflop: float | None = None  # 10^15 operations
 
 
 def effort(group: Group, study: Study, target: float | None = None) -> Effort:
     """Of the whole training, or up to the first epoch whose validation perplexity is at most the target."""
     found = []
     for rows in group.curves():
-        reached = rows if target is None else rows[rows["val_ppl"] <= target]
+        reached = rows["epoch"].tail(1) if target is None else rows.loc[rows["val_ppl"] <= target, "epoch"]
         if len(reached):
-            epochs = len(rows) if target is None else int(reached["epoch"].iloc[0])
-            seconds = float(rows["seconds"].median())
-            joules = rows.loc[rows["seconds"] <= ORDINARY * seconds, "joules"].dropna()
-            found.append((epochs, epochs * seconds, epochs * float(joules.mean()) if len(joules) else None))
+            epochs, seconds = int(reached.iloc[0]), float(rows["seconds"].median())
+            joules = rows.loc[rows["seconds"] <= ORDINARY * seconds, "joules"].astype(float).mean()
+            found.append((epochs, epochs * seconds, epochs * joules))
     if not found:
         return Effort(0)
-    mean_epochs = fmean(one[0] for one in found)
-    known = [one[2] for one in found if one[2] is not None]
+    mean_epochs, mean_seconds, mean_joules = map(fmean, zip(*found, strict=True))
     per_epoch = petaflop_per_epoch(group, study)
-    energy = fmean(known) if len(known) == len(found) else None
-    operations = None if per_epoch is None else per_epoch * mean_epochs
-    return Effort(len(found), mean_epochs, fmean(one[1] for one in found), energy, operations)
+    return Effort(
+        len(found),
+        mean_epochs,
+        mean_seconds,
+        None if math.isnan(mean_joules) else mean_joules,
+        None if per_epoch is None else per_epoch * mean_epochs,
+    )
 
 
 def main_target(study: Study) -> float:
@@ -63,9 +62,8 @@ def main_target(study: Study) -> float:
 
 def startup_seconds(group: Group) -> float:
     """What a seed's training took beyond its epochs at the median, mean over seeds; not below 0."""
-    return fmean(
-        max(0.0, float(rows["seconds"].sum() - len(rows) * rows["seconds"].median())) for rows in group.curves()
-    )
+    seconds = [rows["seconds"] for rows in group.curves()]
+    return fmean(max(0.0, float(one.sum() - len(one) * one.median())) for one in seconds)
 
 
 def total_seconds(groups: Iterable[Group]) -> float:
@@ -75,9 +73,8 @@ def total_seconds(groups: Iterable[Group]) -> float:
 
 def seeds_side_by_side(groups: Iterable[Group]) -> int:
     """The most seeds that were trained at once: they have equal shares of the time of an epoch, to the last digit."""
-    return max(
-        int(group.curve.loc[group.curve["epoch"] == 1, "seconds"].value_counts().max()) for group in groups
-    )  # fmt: skip
+    first = [group.curve.loc[group.curve["epoch"] == 1, "seconds"] for group in groups]
+    return max(int(seconds.value_counts().max()) for seconds in first)
 
 
 def petaflop_per_epoch(group: Group, study: Study) -> float | None:

@@ -19,13 +19,9 @@ for (const place of document.querySelectorAll("[data-chart]")) {
 
 
 def write_page(report: str, appendix: str, figures: Sequence[Figure], home: str = "../../metrics/") -> str:
-    """The page in HTML.
+    """The page in HTML, from report and appendix in Markdown and the figures that they show.
 
-    Args:
-        report: in Markdown.
-        appendix: in Markdown.
-        figures: the pictures that they show, by the names of their files.
-        home: the way from the page's folder to that of the report, for its links to other files.
+    `home` is the way from the page's folder to that of the report, for its links to other files.
     """
     environment = Environment(
         loader=PackageLoader("newllm.analysis"), undefined=StrictUndefined, autoescape=True, trim_blocks=True
