@@ -9,20 +9,13 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
+from newllm.analysis import records
 from newllm.analysis.ablations import groups_of, left_out, load_ablations
 from newllm.analysis.formats import settings
 from newllm.analysis.inference import Difference, family
-from newllm.analysis.part2 import PartTwo, Planned, load_part_two
+from newllm.analysis.part2 import PartTwo, Planned, Search, load_part_two
 from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_SWITCHES, STUDY_TRAINING
-from newllm.analysis.records import (
-    PATTERNS,
-    Group,
-    TrainingData,
-    load_diagnoses,
-    load_grown,
-    load_results,
-    load_training_data,
-)
+from newllm.analysis.records import PATTERNS, Group, TrainingData
 from newllm.errors import UserError
 
 NOTHING = Planned()
@@ -108,8 +101,8 @@ def load_study(
     Raises:
         UserError: a file is missing or damaged or contradicts another, or a depth is not among the results.
     """
-    results = load_results(depths, root / "metrics", root / "plots/curves")
-    results = load_diagnoses(results, root / "metrics/diagnostics")
+    results = records.load_results(depths, root / "metrics", root / "plots/curves")
+    results = records.load_diagnoses(results, root / "metrics/diagnostics")
     by_depth = {result.num_layers: result for result in results}
     for parameter, depth in (("model.num_layers", num_layers), ("study.baseline_num_layers", baseline)):
         if depth not in by_depth:
@@ -118,7 +111,7 @@ def load_study(
                 f"({', '.join(map(str, by_depth))}); set it to one of them, or add {depth} to the sweep in dvc.yaml, "
                 f"under vars and in the foreach of train, and run `dvc repro`"
             )
-    grown = load_grown(results, root / "metrics/expand", root / "plots/expand")
+    grown = records.load_grown(results, root / "metrics/expand", root / "plots/expand")
     studied = by_depth[num_layers]
     part_two = load_part_two(root, planned, studied.about["data_sha256"])
     ablations = load_ablations(root / "ablations/results.json")
@@ -139,7 +132,7 @@ def load_study(
         grown=grown,
         changed=sorted(changed, key=lambda group: (order.index(str(group.changes)), group.num_layers)),
         part_two=part_two,
-        data=load_training_data(root / "metrics/data.json"),
+        data=records.load_training_data(root / "metrics/data.json"),
         window=int(data["window"]),
         data_deviations=_deviations(STUDY_DATA, parameters),
         training_deviations=_deviations(STUDY_TRAINING | STUDY_SWITCHES, parameters) + _coverage(results, parameters),
@@ -260,9 +253,7 @@ def learning_curves(groups: Iterable[Group]) -> pd.DataFrame:
         val_ppl=("val_ppl", "mean"),
         val_ppl_min=("val_ppl", "min"),
         val_ppl_max=("val_ppl", "max"),
-        train_loss=("train_loss", "mean"),
-        val_loss=("val_loss", "mean"),
-        val_accuracy=("val_accuracy", "mean"),
+        **{name: (name, "mean") for name in ("train_loss", "val_loss", "val_accuracy")},
     )
 
 
@@ -288,18 +279,15 @@ def plateau_epochs(group: Group) -> list[int]:
 
 def results_table(study: Study) -> pd.DataFrame:
     """One row a recipe, depth, seed and split, and one for each trial of a search; docs/results.md has the columns."""
-    two = study.part_two
-    searches = [("trial", depth, search.trials) for depth, search in two.tuning.items()]
-    searches += [("lstm trial", 1, search.trials) for search in two.lstm_searches.values()]
+    searches: list[tuple[str, int, Search]] = [("trial", *item) for item in study.part_two.tuning.items()]
+    searches += [("lstm trial", 1, search) for search in study.part_two.lstm_searches.values()]
     rows = [row for group in study.groups for row in _rows(group)]
-    for kind, depth, trials in searches:
-        for trial in trials:
-            recipe, ended = f"trial {trial.number}", "pruned" if trial.pruned else trial.ended
-            row: dict[str, Any] = {"kind": kind, "recipe": recipe, "num_layers": depth}
-            row |= {"settings": _listed(trial.recipe.model_dump()), "ended": ended}
-            row |= trial.model_dump(include={"seed", "best_epoch", "epochs_run"})
-            row |= {"split": "validation", "loss": trial.val_loss, "ppl": trial.val_ppl, "seconds": trial.train_seconds}
-            rows.append(row)
+    for kind, depth, search in searches:
+        for trial in search.trials:
+            row: dict[str, Any] = {"kind": kind, "num_layers": depth, "split": "validation"}
+            row |= trial.model_dump() | {"settings": _listed(trial.recipe.model_dump())}
+            row |= {"loss": trial.val_loss, "ppl": trial.val_ppl, "seconds": trial.train_seconds}
+            rows.append(row | {"recipe": f"trial {trial.number}", "ended": "pruned" if trial.pruned else trial.ended})
     # as they are: integers stay integers beside missing ones
     return pd.DataFrame(rows, columns=MODEL + FIGURES + RUN + ABOUT, dtype=object)
 
