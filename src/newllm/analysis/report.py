@@ -5,7 +5,7 @@ experiment for example, tables and pictures stand without those words, and the t
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -49,8 +49,8 @@ class Effect(NamedTuple):
 def effects_of(study: Study) -> list[Effect]:
     """Of the recipes whose depth the study has, by change and depth."""
     groups = [group for group in study.changed if group.num_layers in study.depths]
-    own = {index: (group, study.depths[group.num_layers]) for index, group in enumerate(groups)}
-    best = {index: (group, study.best) for index, group in enumerate(groups)}
+    own = {i: (group, study.depths[group.num_layers]) for i, group in enumerate(groups)}
+    best = {i: (group, study.best) for i, group in enumerate(groups)}
     val_ppl, test_ppl, against_best = compare(own), compare(own, "test_ppl"), compare(best)
     parts, excesses = fit.splits(own), fit.splits(best)
     return [
@@ -61,59 +61,57 @@ def effects_of(study: Study) -> list[Effect]:
 
 def facts(study: Study, effects: Sequence[Effect]) -> Facts:
     """Everything that the templates' conclusions rest on."""
-    depths, two = study.depths, study.part_two
-    every = set(published.STUDY_DEPTHS)
+    depths, two, every = study.depths, study.part_two, set(published.STUDY_DEPTHS)
     residual = {one.group.num_layers: one for one in effects if settings(one.group.changes) == "residual connections"}
-    deep = [one for depth, one in residual.items() if depth >= 5]
+    helped = [one.val_ppl.below for depth, one in residual.items() if depth >= 4]
+    won = [one.split and one.split.saving for depth, one in residual.items() if depth >= 5]
+    excesses = [one and one.excess for one in claims.excesses(depths).values()]
     warm = [one.val_ppl for one in effects if any(name.endswith("warmup_epochs") for name in one.group.changes)]
     on_test = against(depths, study.best, "test_ppl").values()
     outcomes = [verdict.outcome.value for verdict in claims.judge(depths)]
-    excesses = claims.excesses(depths).values()
     gains = fit.context_gains(depths.values())
+    measured = [depth in depths and depths[depth].norms for depth in (1, 8)]
+    used = gains.keys() == depths.keys() and all(one.above for one in gains.values())
     ways = {depth: cost.effort(group, study, cost.main_target(study)) for depth, group in depths.items()}
     first, *others = [(way.reached, way.seconds or float("inf")) for way in ways.values()]
+    soonest = first[0] == study.num_seeds and all(first[1] < seconds for _, seconds in others)
     apart = spread(one.group for one in residual.values()), spread(depths[depth] for depth in residual)
     grown = [one for (_, name), one in growth(study).items() if name in PATTERNS[:2]]
-    trained_on = [group.seeds["stopped_early"].mean() < 0.5 for depth, group in depths.items() if depth >= 3]
-    return Facts(
-        {
-            "text and training are those of the study": not (study.data_deviations or study.training_deviations),
-            "depths 1 to 8 were trained": every <= depths.keys(),
-            "all depths were tuned": not two.tuned or every <= two.tuned.keys(),
-            "depth 3 is best": study.best.num_layers == 3,
-            "every other depth is worse than the best": study.num_seeds > 1 and study.close == [study.best.num_layers],
-            "so it is on the test split": bool(on_test) and all(one.above for one in on_test),
-            "the vocabulary has 1,000 words": study.data.vocabulary_size == 1000,
-            "the share of `<unk>` is known": bool(study.data.validation and study.data.validation.unk_share_pct),
-            "claims 2, 3 and 5 hold": [outcomes[i] for i in (1, 2, 4)] == ["supported"] * 3,
-            "claims 1, 4 and 6 do not hold": [outcomes[i] for i in (0, 3, 5)] == ["refuted"] * 3,
-            "claim 7 is open": outcomes[6] == "undecided",
-            "all deeper depths underfit": bool(excesses)
-            and all(one and one.excess == "underfitting" for one in excesses),
-            "gradients at the start were measured at depths 1 and 8": all(
-                d in depths and depths[d].norms for d in (1, 8)
-            ),
-            "residual connections were tried at depths 2 to 8": list(residual) == [2, 3, 4, 5, 6, 7, 8],
-            "with residual connections depths differ less than a tenth as much": apart[0] < 0.1 * apart[1],
-            "no residual network beats the best depth": bool(residual)
-            and not any(one.against_best.below for one in residual.values()),
-            "residual connections help from depth 4 on": bool(deep)
-            and all(one.val_ppl.below for depth, one in residual.items() if depth >= 4),
-            "residual connections win fit from depth 5 on": bool(deep)
-            and all(one.split and one.split.saving == "fit" for one in deep),
-            "warm-up changes nothing that is shown": bool(warm) and not any(one.above or one.below for one in warm),
-            "growing gains nothing over longer training": bool(grown) and not any(one.gains for one in grown),
-            "context beyond ten tokens is of use at every depth": gains.keys() == depths.keys()
-            and all(one.above for one in gains.values()),
-            "depth 1 reaches the target first": 1 in ways
-            and len(study.devices) == 1
-            and first[0] == study.num_seeds
-            and all(first[1] < seconds for _, seconds in others),
-            "depths 6 to 8 never reach the target": all(ways[d].reached == 0 for d in (6, 7, 8) if d in ways),
-            "most models from depth 3 on did not stop early": all(trained_on),
-            "the notebook’s 6 layers lie below our range, its 5 within": [given(study, d) for d in (5, 6)] == [0, -1],
-        }
-    )
+    stopped = [group.seeds["stopped_early"].mean() for depth, group in depths.items() if depth >= 3]
+    shown = {
+        "text and training are those of the study": not (study.data_deviations or study.training_deviations),
+        "depths 1 to 8 were trained": every <= depths.keys(),
+        "all depths were tuned": not two.tuned or every <= two.tuned.keys(),
+        "depth 3 is best": study.best.num_layers == 3,
+        "every other depth is worse than the best": study.num_seeds > 1 and study.close == [study.best.num_layers],
+        "so it is on the test split": _all(one.above for one in on_test),
+        "the vocabulary has 1,000 words": study.data.vocabulary_size == 1000,
+        "the share of `<unk>` is known": bool(study.data.validation and study.data.validation.unk_share_pct),
+        "claims 2, 3 and 5 hold": [outcomes[i] for i in (1, 2, 4)] == ["supported"] * 3,
+        "claims 1, 4 and 6 do not hold": [outcomes[i] for i in (0, 3, 5)] == ["refuted"] * 3,
+        "claim 7 is open": outcomes[6] == "undecided",
+        "all deeper depths underfit": _all(kind == "underfitting" for kind in excesses),
+        "gradients at the start were measured at depths 1 and 8": all(measured),
+        "residual connections were tried at depths 2 to 8": list(residual) == [2, 3, 4, 5, 6, 7, 8],
+        "with residual connections depths differ less than a tenth as much": apart[0] < 0.1 * apart[1],
+        "no residual network beats the best depth": _all(not one.against_best.below for one in residual.values()),
+        "residual connections help from depth 4 on": bool(won) and all(helped),
+        "residual connections win fit from depth 5 on": _all(part == "fit" for part in won),
+        "warm-up changes nothing that is shown": _all(not (one.above or one.below) for one in warm),
+        "growing gains nothing over longer training": _all(not one.gains for one in grown),
+        "context beyond ten tokens is of use at every depth": used,
+        "depth 1 reaches the target first": 1 in ways and len(study.devices) == 1 and soonest,
+        "depths 6 to 8 never reach the target": all(ways[d].reached == 0 for d in (6, 7, 8) if d in ways),
+        "most models from depth 3 on did not stop early": all(share < 0.5 for share in stopped),
+        "the notebook’s 6 layers lie below our range, its 5 within": [given(study, d) for d in (5, 6)] == [0, -1],
+    }
+    return Facts(shown)
+
+
+def _all(tests: Iterable[object]) -> bool:
+    """Whether there are any, and all of them hold."""
+    known = list(tests)
+    return bool(known) and all(known)
 
 
 def best_by(group: Group, last: int) -> Estimate:
