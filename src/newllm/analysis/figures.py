@@ -16,7 +16,7 @@ import vl_convert
 
 from newllm.analysis.cost import effort, main_target
 from newllm.analysis.fit import TRAIN_LOSS, gaps
-from newllm.analysis.published import POINTS, TRAJECTORY
+from newllm.analysis.published import POINTS, TRAJECTORY, Point
 from newllm.analysis.records import PATTERNS, Group
 from newllm.analysis.study import Study, by_change, growth, learning_curves, plateau_epochs, spread
 from newllm.analysis.tuning import importances
@@ -99,23 +99,24 @@ def _tips(**formats: str | None) -> list[alt.Tooltip]:
     return [alt.Tooltip(name, format=one, title=TITLES.get(name, alt.Undefined)) for name, one in formatted.items()]
 
 
-def _means(series: str, groups: Mapping[int, Group]) -> list[dict[str, Any]]:
-    estimates = {depth: group.estimate("val_ppl") for depth, group in groups.items()}
-    return [
-        {"series": series, "num_layers": depth, "val_ppl": one.mean, "low": one.low, "high": one.high}
-        for depth, one in estimates.items()
-    ]
-
-
 def _perplexities(lowest: float, highest: float) -> alt.Scale:
     """Without zero, logarithmic where they differ by more than five times."""
     return alt.Scale(zero=False, nice=False, padding=12, type="log" if highest > 5 * lowest else "linear")
 
 
-def _with_intervals(rows: Sequence[Mapping[str, Any]], names: Sequence[str], lines: bool = True) -> Any:
-    """Means by depth with their intervals, in colours and shapes by series."""
+def _means(lines: Mapping[str, Mapping[int, Group]], points: Sequence[Point] = (), connected: bool = True) -> Any:
+    """Means by depth with their intervals, in colours and shapes by series; hollow marks for published points."""
+    names = [*lines, *(NOTEBOOK if points else ())]
+    rows = [
+        {"series": series, "num_layers": depth, "val_ppl": one.mean, "low": one.low, "high": one.high}
+        for series, groups in lines.items()
+        for depth, one in ((depth, group.estimate("val_ppl")) for depth, group in groups.items())
+    ]
+    rows += [
+        {"series": NOTEBOOK[not one.complete], "num_layers": one.num_layers, "val_ppl": one.val_ppl} for one in points
+    ]
     table = pd.DataFrame(rows)
-    drawn = table.filter(["val_ppl", "low", "high"]).astype(float)
+    drawn = table[["val_ppl", "low", "high"]].astype(float)
     base = _chart(
         table,
         x=_depths(),
@@ -123,36 +124,27 @@ def _with_intervals(rows: Sequence[Mapping[str, Any]], names: Sequence[str], lin
         color=_series(names, alt.Color, COLOURS),
         tooltip=_tips(series=None, num_layers=None, val_ppl=".2f", low=".2f", high=".2f"),
     )
-    published = table["series"].isin(NOTEBOOK)
-    shape = _series(names, alt.Shape, SHAPES)
+    published, shape = table["series"].isin(NOTEBOOK), _series(names, alt.Shape, SHAPES)
     whiskers = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5).encode(y="low:Q", y2="high:Q")
     ours = base.properties(data=table[~published]).mark_point(size=110, filled=True, opacity=1).encode(shape=shape)
-    marks = [base.mark_line(strokeWidth=1.5)] if lines else []
-    marks += [whiskers] if table["low"].notna().any() else []
     hollow = base.properties(data=table[published]).mark_point(size=190, filled=False, opacity=1, strokeWidth=2.5)
-    return alt.layer(*marks, ours, *([hollow.encode(shape=shape)] if published.any() else []))
+    marks = [base.mark_line(strokeWidth=1.5)] if connected else []
+    marks += [whiskers] if table["low"].notna().any() else []
+    return alt.layer(*marks, ours, *([hollow.encode(shape=shape)] if points else []))
 
 
 def _perplexity_by_depth(study: Study) -> Figure:
-    names = [f"{OURS}, mean of {study.num_seeds}"]
-    rows = _means(names[0], study.depths)
+    lines = {f"{OURS}, mean of {study.num_seeds}": study.depths}
     if tuned := study.part_two.tuned:
-        names.append(f"tuned, mean of {len(next(iter(tuned.values())).seeds)}")
-        rows += _means(names[1], tuned)
-    if study.comparable:
-        names += NOTEBOOK
-        published = {(NOTEBOOK[not point.complete], point.num_layers): point.val_ppl for point in POINTS}
-        rows += [
-            {"series": series, "num_layers": depth, "val_ppl": value, "low": None}
-            for (series, depth), value in published.items()
-        ]
+        lines[f"tuned, mean of {len(next(iter(tuned.values())).seeds)}"] = tuned
     seeds = pd.concat([group.seeds.assign(num_layers=depth) for depth, group in study.depths.items()])
     columns = seeds[["num_layers", "val_ppl", "seed"]].reset_index(drop=True)
     dots = _chart(columns, x=_depths(), y="val_ppl:Q", tooltip=_tips(seed=None, val_ppl=".3f"))
-    drawn = dots.mark_circle(size=40, opacity=0.35, color=COLOURS[0]) + _with_intervals(rows, names, lines=False)
+    means = _means(lines, POINTS if study.comparable else (), connected=False)
     title = f"Depth {study.best.num_layers} has the lowest perplexity {OURS}"
     subtitle = "large marks: means with 95 % intervals; small dots: single models; the notebook trained one of each"
-    return Figure("perplexity_by_depth", title, subtitle, [drawn])
+    dots = dots.mark_circle(size=40, opacity=0.35, color=COLOURS[0])
+    return Figure("perplexity_by_depth", title, subtitle, [dots + means])
 
 
 def _changed(study: Study) -> Figure | None:
@@ -160,13 +152,11 @@ def _changed(study: Study) -> Figure | None:
     if not study.changed:
         return None
     changes = {name[:60]: groups for name, groups in by_change(study.changed).items()}
-    lines = {OURS: study.depths, **changes}
-    rows = [row for name, groups in lines.items() for row in _means(name, groups)]
     longest = max(changes, key=lambda name: len(changes[name]))
     own = spread(study.depths[depth] for depth in changes[longest] if depth in study.depths)
     title = f"With {longest} the depths are {spread(changes[longest].values()):.2f} apart, without {own:.2f}"
     subtitle = f"means with 95 % intervals; depths {', '.join(map(str, changes[longest]))}"
-    return Figure("changed_recipes", title, subtitle, [_with_intervals(rows, list(lines))])
+    return Figure("changed_recipes", title, subtitle, [_means({OURS: study.depths, **changes})])
 
 
 def _fit(study: Study) -> Figure | None:
