@@ -37,19 +37,15 @@ def effort(group: Group, study: Study, target: float | None = None) -> Effort:
         reached = rows["epoch"].tail(1) if target is None else rows.loc[rows["val_ppl"] <= target, "epoch"]
         if len(reached):
             epochs, seconds = int(reached.iloc[0]), float(rows["seconds"].median())
-            joules = rows.loc[rows["seconds"] <= ORDINARY * seconds, "joules"].astype(float).mean()
-            found.append((epochs, epochs * seconds, epochs * joules))
+            ordinary = rows.loc[rows["seconds"] <= ORDINARY * seconds, "joules"].astype(float)
+            found.append((epochs, epochs * seconds, epochs * ordinary.mean()))
     if not found:
         return Effort(0)
     mean_epochs, mean_seconds, mean_joules = map(fmean, zip(*found, strict=True))
+    joules = None if math.isnan(mean_joules) else mean_joules
     per_epoch = petaflop_per_epoch(group, study)
-    return Effort(
-        len(found),
-        mean_epochs,
-        mean_seconds,
-        None if math.isnan(mean_joules) else mean_joules,
-        None if per_epoch is None else per_epoch * mean_epochs,
-    )
+    petaflop = None if per_epoch is None else per_epoch * mean_epochs
+    return Effort(len(found), mean_epochs, mean_seconds, joules, petaflop)
 
 
 def main_target(study: Study) -> float:
