@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from newllm.analysis.ablations import Ablation, AblationDepth, AblationSeed, AblationsFile, differing, repeated
+from newllm.analysis.ablations import differing, repeated
 from newllm.analysis.published import STUDY_SWITCHES
-from newllm.analysis.records import Group, flatten, load_diagnoses, load_results
+from newllm.analysis.records import Group, load_diagnoses, load_results
+from newllm.analysis.schemas import Ablation, AblationDepth, AblationSeed, AblationsFile, flatten
 from newllm.analysis.study import plateau_epochs
 from newllm.config import load_config
 from newllm.errors import UserError

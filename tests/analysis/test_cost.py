@@ -144,8 +144,8 @@ def test_the_best_within_a_budget(tmp_path: Path) -> None:
     ("content", "expected"),
     [
         ("[]", "expected an object"),
-        ("{}", "key data is missing"),
-        (json.dumps({"data": [{}]}), "key data.0.vocabulary_size is missing"),
+        ("{}", "found None as data"),
+        (json.dumps({"data": [{}]}), "key vocabulary_size is missing"),
         (json.dumps({"data": [{"vocabulary_size": 1000, "train": {"windows": 0}}]}), "train.windows"),
         (json.dumps({"data": [{"vocabulary_size": "many", "train": {"windows": 1}}]}), "vocabulary_size"),
     ],

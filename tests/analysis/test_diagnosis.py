@@ -58,11 +58,11 @@ def test_seeds_in_the_order_of_the_runs(root: Path) -> None:
 BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda record: record.update(num_layers=5), "hidden.5.weight"),
     (lambda record: record.update(num_layers=3), "found num_layers 3, expected 4"),
-    (lambda record: record.update(extra=1), "unknown key diagnostics.0.extra"),
-    (lambda record: record.pop("samples"), "diagnostics.0.samples is missing"),
-    (lambda record: record["seeds"].pop(), r"found the seeds [0, 1, 2, 3]"),
+    (lambda record: record.update(extra=1), "unknown key extra"),
+    (lambda record: record.pop("samples"), "key samples is missing"),
+    (lambda record: record["seeds"].pop(), "found seeds [0, 1, 2, 3]"),
     (lambda record: record["seeds"][0].update(seed=1), "seeds"),
-    (lambda record: record["seeds"][2].update(val_loss=3.2), "seed 2: found a validation loss of 3.2000"),
+    (lambda record: record["seeds"][2].update(val_loss=3.2), "seed 2: found val_loss 3.2000"),
     (lambda record: record["seeds"][0].update(train_loss_without_dropout="2"), "train_loss_without_dropout"),
     (lambda record: record["seeds"][0].update(val_ppl_without_unk=math.inf), "val_ppl_without_unk"),
     (lambda record: record["seeds"][0]["gradient_norms"]["best"].pop("hidden.2.weight"), "lack hidden.2.weight"),
@@ -72,7 +72,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda record: record.update(context_pairs=0), "seed 0: context_gain_by_position has not the 0 positions"),
     (lambda record: record["seeds"][1]["context_gain_by_position"].__setitem__(3, None), "gain_by_position.3"),
     (lambda record: record.update(context_stride=0), "context_stride"),
-    (lambda record: record["samples"]["texts"][0].pop("greedy"), "greedy is missing"),
+    (lambda record: record["samples"]["texts"][0].pop("greedy"), "texts.0"),
 ]
 
 
@@ -96,5 +96,5 @@ def test_damaged_file(root: Path, content: bytes) -> None:
 
 def test_other_weights_are_found_out(root: Path) -> None:
     write_all(root, perplexity_of=lambda depth, seed: final_perplexity(depth, seed) * 1.02)
-    with pytest.raises(UserError, match=r"diagnostics/1\.json: seed 0: found a validation loss of"):
+    with pytest.raises(UserError, match=r"diagnostics/1\.json: seed 0: found val_loss"):
         load(root)

@@ -118,7 +118,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     ),
     (lambda document: document["details"][0]["runs"][0].pop("context_dim"), "runs.0.context_dim is missing"),
     (lambda document: document["details"][0].update(runs=[]), "runs"),
-    (lambda document: document["details"][0]["runs"][0]["seeds"].pop(), "found the seeds [0, 1, 2, 3]"),
+    (lambda document: document["details"][0]["runs"][0]["seeds"].pop(), "found seeds [0, 1, 2, 3]"),
     (
         lambda document: [part.update(val_ppl=19.0) for part in (document, document["details"][0])],
         "the mean of the seeds",

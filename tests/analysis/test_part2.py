@@ -70,7 +70,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda details: details.pop("num_params"), "key num_params is missing"),
     (lambda details: details["runs"][0].update(data_sha256="cd"), "found data_sha256 cd, expected abab"),
     (lambda details: details.update(runs=[]), "runs"),
-    (lambda details: details["runs"][0]["seeds"].pop(), "num_seeds 10, but 9 seeds"),
+    (lambda details: details["runs"][0]["seeds"].pop(), "num_seeds 10, expected 9"),
     (lambda details: details.update(test_ppl=30.0), "the mean of the seeds"),
     (seed(val_ppl=float("nan")), "val_ppl"),
     (seed(train_loss_without_dropout="low"), "train_loss_without_dropout"),

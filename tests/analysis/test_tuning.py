@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from newllm.analysis.inference import Difference
-from newllm.analysis.part2 import Search
+from newllm.analysis.schemas import Search
 from newllm.analysis.tuning import BothTests, answer, importances
 from newllm.measurement.intervals import Estimate
 from tests.analysis.part2_files import RECIPE, search

@@ -1,5 +1,6 @@
 """Numbers as people read them; filters of the templates."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ def percent(value: Estimate | None, decimals: int = 2) -> str:
     """A fraction with its interval, in percent, without the sign for it."""
     if value is None:
         return MISSING
-    return number(Estimate(100 * value.mean, None if value.half_width is None else 100 * value.half_width), decimals)
+    return number(Estimate(100 * value.mean, value.half_width and 100 * value.half_width), decimals)
 
 
 def p_value(p: float | None) -> str:
@@ -54,10 +55,8 @@ def equation(p: float | None) -> str:
 
 def bound(p_values: Iterable[float | None]) -> str:
     """The largest of p-values as a bound: `p ≤ 0.013`; without a test among them, `p unknown`."""
-    known = list(p_values)
-    if not known or None in known:
-        return "p unknown"
-    return equation(max(p for p in known if p is not None)).replace("=", "≤")
+    known = [math.nan if p is None else p for p in p_values] or [math.nan]
+    return "p unknown" if any(map(math.isnan, known)) else equation(max(known)).replace("=", "≤")
 
 
 def significant(value: float | None, digits: int = 2) -> str:
@@ -84,15 +83,5 @@ def settings(changes: Mapping[str, Any]) -> str:
     return ", ".join(name if value is True else f"{name} {value}" for name, value in pairs if value is not False)
 
 
-FILTERS = {
-    "number": number,
-    "signed": signed,
-    "percent": percent,
-    "p_value": p_value,
-    "equation": equation,
-    "bound": bound,
-    "significant": significant,
-    "cell": cell,
-    "one_line": one_line,
-    "settings": settings,
-}
+_FORMATS = (number, signed, percent, p_value, equation, bound, significant, cell, one_line, settings)
+FILTERS = {form.__name__: form for form in _FORMATS}

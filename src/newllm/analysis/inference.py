@@ -23,12 +23,10 @@ Samples = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of some values minus that of others, tested against a value.
+    """The mean of some values minus that of others, tested against what is expected of it.
 
-    Attributes:
-        difference: with its 95 % interval, of this comparison alone.
-        expected: what the difference is tested against; 0 unless said otherwise.
-        adjusted_p: Holm's adjusted p-value within the family; None for one seed.
+    The 95 % interval is of this comparison alone, the p-value adjusted by Holm's method within a family of tests; None
+    for one seed.
     """
 
     difference: Estimate
@@ -38,16 +36,15 @@ class Difference:
     @property
     def above(self) -> bool:
         """Whether the difference is shown to be more than expected."""
-        return self._shown and self.difference.mean > self.expected
+        return self._shown(self.difference.mean - self.expected)
 
     @property
     def below(self) -> bool:
         """Whether the difference is shown to be less than expected."""
-        return self._shown and self.difference.mean < self.expected
+        return self._shown(self.expected - self.difference.mean)
 
-    @property
-    def _shown(self) -> bool:
-        return self.adjusted_p is not None and self.adjusted_p < SIGNIFICANCE
+    def _shown(self, excess: float) -> bool:
+        return excess > 0 and self.adjusted_p is not None and self.adjusted_p < SIGNIFICANCE
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -57,36 +54,30 @@ def deviation(values: Sequence[float]) -> float | None:
 
 def prediction_interval(values: Sequence[float]) -> Estimate:
     """The mean, and how far from it one more value falls in 95 % of cases: t(0.975, n - 1) · s · √(1 + 1/n)."""
-    spread = deviation(values)
-    if spread is None:
-        return Estimate(values[0], None)
-    return Estimate(float(np.mean(values)), quantile(len(values) - 1) * spread * math.sqrt(1 + 1 / len(values)))
+    spread, count = deviation(values), len(values)
+    half_width = None if spread is None else quantile(count - 1) * spread * math.sqrt(1 + 1 / count)
+    return Estimate(float(np.mean(values)), half_width)
 
 
-def family(samples: Sequence[Samples], expected: float = 0.0, paired: Sequence[bool] = ()) -> list[Difference]:
+def family(
+    samples: Sequence[Samples], expected: float | Sequence[float] = 0.0, paired: Sequence[bool] = ()
+) -> list[Difference]:
     """A family of tests, one for each pair of samples, the second subtracted; corrected for their number.
 
     Welch's test, two-sided, with Welch's interval; Student's of the differences seed by seed where `paired` says so.
     Samples of one value have neither, and one of them leaves the whole family without p-values.
     """
-    how = paired or [False] * len(samples)
-    found = [_compared(*pair, expected, is_paired) for pair, is_paired in zip(samples, how, strict=True)]
-    p_values = [p for _, p in found if p is not None]
-    adjusted: Sequence[float | None] = holm(p_values) if len(p_values) == len(found) else [None] * len(found)
-    return [Difference(one, expected, p) for (one, _), p in zip(found, adjusted, strict=True)]
+    targets = [float(target) for target in np.broadcast_to(expected, len(samples))]
+    how = zip(samples, targets, paired or [False] * len(samples), strict=True)
+    found = [_compared(*pair, target, seed_by_seed) for pair, target, seed_by_seed in how]
+    known = holm([p for _, p in found if p is not None])
+    adjusted = known if len(known) == len(found) else [None] * len(found)
+    return [Difference(one, target, p) for (one, _), target, p in zip(found, targets, adjusted, strict=True)]
 
 
 def mean_tests(values: Sequence[Sequence[float]], expected: Sequence[float]) -> list[Difference]:
-    """A family of Student's tests, one for each sample: whether its mean equals what is expected of it.
-
-    The difference is the mean itself with its interval.
-    """
-    nothing = [[number] * len(sample) for sample, number in zip(values, expected, strict=True)]
-    tests = family(list(zip(values, nothing, strict=True)), paired=[True] * len(nothing))
-    return [
-        Difference(mean_interval(sample), number, test.adjusted_p)
-        for sample, number, test in zip(values, expected, tests, strict=True)
-    ]
+    """A family of Student's tests, one for each sample: whether its mean, the difference, equals what is expected."""
+    return family([(sample, [0.0] * len(sample)) for sample in values], expected, [True] * len(values))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -95,12 +86,11 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Sorted upwards, the i-th of m (from 0) is multiplied by m - i; none falls below the one before it, none exceeds 1.
     Source: S. Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979) 65-70.
     """
-    adjusted = [0.0] * len(p_values)
-    largest = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    order = np.argsort(p_values, kind="stable")
+    corrected = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
+    adjusted = np.empty(len(p_values))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(corrected))
+    return [float(p) for p in adjusted]
 
 
 def permutation_p_values(samples: Sequence[Samples], expected: float = 0.0) -> list[float]:
@@ -109,15 +99,13 @@ def permutation_p_values(samples: Sequence[Samples], expected: float = 0.0) -> l
     The p of one is the share of all partitions of its values whose difference is at least as large as that found; with
     ten against ten there are 184,756. It assumes nothing of the distribution.
     """
-    return holm([_permutations(values, [other + expected for other in others]) for values, others in samples])
-
-
-def _permutations(values: Sequence[float], others: Sequence[float]) -> float:
-    both = np.array([*values, *others])
-    sums = both[_partitions(len(both), len(values))].sum(axis=1)
-    differences = sums / len(values) - (both.sum() - sums) / len(others)
-    found = abs(np.mean(values) - np.mean(others))
-    return float(np.mean(np.abs(differences) >= found - ROUNDED_AWAY))
+    p_values = []
+    for values, others in samples:
+        both = np.array([*values, *(other + expected for other in others)])
+        sums = both[_partitions(len(both), len(values))].sum(axis=1)  # the first is that of the values themselves
+        differences = np.abs(sums / len(values) - (both.sum() - sums) / len(others))
+        p_values.append(float(np.mean(differences >= differences[0] - ROUNDED_AWAY)))
+    return holm(p_values)
 
 
 @cache
@@ -130,15 +118,15 @@ def _compared(
     values: Sequence[float], others: Sequence[float], expected: float, paired: bool
 ) -> tuple[Estimate, float | None]:
     """The difference of means with its interval, and the p-value of the test that it equals `expected`."""
-    changes = [value - other for value, other in zip(values, others, strict=True)] if paired else []
-    mean = mean_interval(changes).mean if paired else float(np.mean(values) - np.mean(others))
+    if paired:  # Student's test of differences is Welch's with zeros
+        values, others = [value - other for value, other in zip(values, others, strict=True)], [0.0] * len(others)
+    mean = mean_interval(values).mean - mean_interval(others).mean
     if min(len(values), len(others)) == 1:
         return Estimate(mean, None), None
-    error = squared_error(changes) if paired else squared_error(values) + squared_error(others)
+    error = squared_error(values) + squared_error(others)
     if error == 0:  # no spread at all, of which the library makes no number
         return Estimate(mean, 0.0), 1.0 if math.isclose(mean, expected, abs_tol=ROUNDED_AWAY) else 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of precision, where a sample has next to no spread
-        shifted = np.array(others) + expected
-        test: Any = stats.ttest_rel(values, shifted) if paired else stats.ttest_ind(values, shifted, equal_var=False)
+        test: Any = stats.ttest_ind(values, np.array(others) + expected, equal_var=False)
     return Estimate(mean, quantile(float(test.df)) * math.sqrt(error)), float(test.pvalue)

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 import pandas as pd
 
 from newllm.analysis import records
-from newllm.analysis.ablations import groups_of, left_out, load_ablations
+from newllm.analysis.ablations import compared, load_ablations
 from newllm.analysis.formats import settings
 from newllm.analysis.inference import Difference, family
-from newllm.analysis.part2 import PartTwo, Planned, Search, load_part_two
+from newllm.analysis.part2 import PartTwo, Planned, load_part_two
 from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_SWITCHES, STUDY_TRAINING
-from newllm.analysis.records import PATTERNS, Group, TrainingData
+from newllm.analysis.records import PATTERNS, Group
+from newllm.analysis.schemas import Search, TrainingData
 from newllm.errors import UserError
 
 NOTHING = Planned()
@@ -115,8 +116,8 @@ def load_study(
     studied = by_depth[num_layers]
     part_two = load_part_two(root, planned, studied.about["data_sha256"])
     ablations = load_ablations(root / "ablations/results.json")
-    before = [] if part_two.recipes else ablations
-    changed = [*part_two.recipes, *groups_of(before, studied, by_depth)]
+    ablated, left_out = compared([] if part_two.recipes else ablations, studied, by_depth)
+    changed = [*part_two.recipes, *ablated]
     order = list(dict.fromkeys(str(group.changes) for group in changed))
     otherwise = {f"data.{name}": value for name, value in data.items()}
     otherwise |= {name: off for name, (_, off) in STUDY_SWITCHES.items()}
@@ -137,8 +138,8 @@ def load_study(
         data_deviations=_deviations(STUDY_DATA, parameters),
         training_deviations=_deviations(STUDY_TRAINING | STUDY_SWITCHES, parameters) + _coverage(results, parameters),
         parameters=parameters,
-        commands={one.name: one.command for one in before} if changed else {},
-        left_out=left_out(before, studied, by_depth),
+        commands={one.name: one.command for one in ablations} if changed and not part_two.recipes else {},
+        left_out=left_out,
     )
 
 

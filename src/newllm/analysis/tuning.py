@@ -5,10 +5,13 @@ The rule is in docs/rules.md, which was written before the search was run.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
 
 from newllm.analysis.inference import SIGNIFICANCE, Difference, permutation_p_values
-from newllm.analysis.part2 import Search
 from newllm.analysis.records import Group
+from newllm.analysis.schemas import Search
 from newllm.analysis.study import against, best_of
 
 MATTERS = 0.05
@@ -17,10 +20,7 @@ MATTERS = 0.05
 
 @dataclass(frozen=True)
 class BothTests:
-    """Every other depth minus the best, by depth: Welch's tests, and p-values of exact permutation tests beside them.
-
-    Both are corrected by Holm's method.
-    """
+    """Every other depth minus the best: Welch's tests and exact permutation tests, both corrected by Holm's method."""
 
     welch: Mapping[int, Difference]
     permutation: Mapping[int, float]
@@ -33,21 +33,13 @@ class BothTests:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the rule says of some depths.
+    """What the rule says of some depths."""
 
-    Attributes:
-        best: the depth of the lowest mean.
-        set: it and those that are not shown to be worse, shallowest first; alone, it is the best.
-        zero: tests of validation perplexity against no difference.
-        matters: the same against MATTERS.
-        on_test: the same as zero on the test split, which chooses nothing.
-    """
-
-    best: Group
-    set: list[int]
-    zero: BothTests
-    matters: BothTests
-    on_test: BothTests
+    best: Group  # the depth of the lowest mean
+    set: list[int]  # it and those that are not shown to be worse, shallowest first; alone, it is the best
+    zero: BothTests  # of validation perplexity against no difference
+    matters: BothTests  # the same against MATTERS
+    on_test: BothTests  # as zero on the test split, which chooses nothing
 
     @property
     def recommended(self) -> int:
@@ -57,21 +49,16 @@ class Answer:
     @property
     def turned_on_test(self) -> list[int]:
         """The depths that are worse than the best on one split and better on the other."""
-        pairs = [(depth, test.difference.mean, self.on_test.welch[depth]) for depth, test in self.zero.welch.items()]
-        return [depth for depth, mean, other in pairs if mean * other.difference.mean < 0]
+        means = {depth: test.difference.mean for depth, test in self.zero.welch.items()}
+        return [depth for depth, mean in means.items() if mean * self.on_test.welch[depth].difference.mean < 0]
 
 
 def answer(groups: Mapping[int, Group]) -> Answer:
     """By the rule, of models by depth."""
     best = best_of(groups)
-    zero = both_tests(groups, best)
-    return Answer(
-        best,
-        [depth for depth in groups if depth not in zero.above],
-        zero,
-        both_tests(groups, best, expected=MATTERS),
-        both_tests(groups, best, "test_ppl"),
-    )
+    zero, on_test = (both_tests(groups, best, name) for name in ("val_ppl", "test_ppl"))
+    close = [depth for depth in groups if depth not in zero.above]
+    return Answer(best, close, zero, both_tests(groups, best, expected=MATTERS), on_test)
 
 
 def both_tests(groups: Mapping[int, Group], best: Group, name: str = "val_ppl", expected: float = 0.0) -> BothTests:
@@ -89,24 +76,18 @@ def importances(searches: Mapping[int, Search]) -> dict[str, float]:
     """
     import optuna  # noqa: PLC0415 (half a second, and needed only where there was a search)
 
-    finished = [
-        ({"depth": depth, **trial.recipe.model_dump()}, trial.val_ppl)
-        for depth, search in searches.items()
-        for trial in search.trials
-        if trial.val_ppl is not None and not trial.pruned
-    ]
-    choices = {
-        name: sorted({str(knobs[name]) for knobs, _ in finished}) for name in (finished[0][0] if finished else ())
-    }
-    varied = {name: found for name, found in choices.items() if len(found) > 1}
-    if len(finished) < 10 or not varied:
+    trials = [(depth, trial) for depth, search in searches.items() for trial in search.trials]
+    finished = [(depth, trial) for depth, trial in trials if trial.val_ppl is not None and not trial.pruned]
+    knobs = pd.DataFrame([{"depth": depth, **trial.recipe.model_dump()} for depth, trial in finished], dtype=str)
+    knobs = knobs.loc[:, knobs.nunique() > 1]
+    if len(finished) < 10 or knobs.empty:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
-    for knobs, val_ppl in finished:
-        params = {name: str(knobs[name]) for name in varied}
-        kinds = {name: optuna.distributions.CategoricalDistribution(varied[name]) for name in varied}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions={**kinds}, value=val_ppl))
+    kinds: Any = {name: optuna.distributions.CategoricalDistribution(sorted(set(knobs[name]))) for name in knobs}
+    rows: list[Any] = knobs.to_dict("records")
+    for params, (_, trial) in zip(rows, finished, strict=True):
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=trial.val_ppl))
     found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
     total = sum(found.values())
     return {name: value / total for name, value in found.items()} if total else {}
