@@ -134,6 +134,15 @@ def test_search_and_confirmation(project: Path, monkeypatch: pytest.MonkeyPatch)
     assert not [*(project / "checkpoints").iterdir()], "states are left"
 
 
+def test_without_pruning_every_trial_trains_to_its_end(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["search"]["prune"] = False
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    run(monkeypatch)
+    (metrics,) = json.loads((project / OUTPUTS[2]).read_text())["details"]
+    assert [(trial["pruned"], trial["epochs_run"]) for trial in metrics["trials"]] == [(False, 4)] * 5
+
+
 def test_the_same_bits_again_and_after_kills_in_every_part(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch)
     expected = results(project)
