@@ -23,7 +23,7 @@ from newllm.studies.tuning import load_split, parameters_of
 from newllm.training.weights import TrainingRecord, save
 from stages import run
 
-SHARED = ("seed", "prune", "margins", "finalists", "finalist_seeds", "confirm_seeds")  # with New-LLM's search
+SHARED = ("seed", "margins", "finalists", "finalist_seeds", "confirm_seeds")  # with New-LLM's search
 
 
 def main() -> None:

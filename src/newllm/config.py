@@ -164,7 +164,7 @@ class SearchConfig(_Section):
 
     `depths` and `equal_parameters` (hidden sizes by depth, in quotes) say which stages there are; `start` is the first
     trial's recipe. `margins` are entries [epoch, nats]: after that epoch a trial leaves whose loss exceeds the best one
-    by more. `places`: rows that a stack trains at once; null: all of a round.
+    by more; at depths of `unpruned` none does. `places`: rows that a stack trains at once; null: all of a round.
     """
 
     depths: list[NumLayers]
@@ -176,14 +176,14 @@ class SearchConfig(_Section):
     round_size: Count
     seed: Seed
     places: Count | None
-    prune: bool
+    unpruned: list[NumLayers]
     margins: list[list[Annotated[float, Field(gt=0)]]]
     finalists: Count
     finalist_seeds: Annotated[list[Seed], Field(min_length=1)]
     confirm_seeds: Annotated[list[Seed], Field(min_length=1)]
     equal_seeds: Annotated[list[Seed], Field(min_length=1)]
 
-    @field_validator("depths")
+    @field_validator("depths", "unpruned")
     @classmethod
     def _once(cls, depths: list[int]) -> list[int]:
         return _unique(depths, "depth")

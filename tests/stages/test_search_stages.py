@@ -282,9 +282,9 @@ def test_damaged_windows_and_ids_beyond_the_vocabulary_are_refused(project: Proj
 
 def test_a_replay_speaks_of_a_search_that_was_not_pruned(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert any(trial["pruned"] for trial in tuning(project)["trials"])
-    with pytest.raises(UserError, match=r"tune@2 was pruned; run .*search\.prune=false"):
+    with pytest.raises(UserError, match=r"tune@2: found pruned trials.* run .*search\.unpruned=\[2\]"):
         call(project, tune, "--num-layers", "2", "--replay")
-    project.set("search.prune", False)
+    project.set("search.unpruned", [2])
     call(project, tune, "--num-layers", "2")
     capsys.readouterr()
     call(project, tune, "--num-layers", "2", "--replay")

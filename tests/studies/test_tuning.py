@@ -169,7 +169,7 @@ def test_trials_leave_by_what_all_before_them_came_to(expected: Any) -> None:
 def test_a_replay_tells_who_leaves(tmp_path: Path) -> None:
     """In one round, where no later proposal depends on it, with the trials of a stack side by side."""
     one_round = {"trials": 8, "first_round": 8, "places": 8}
-    trials, curves, _ = searched(tmp_path, config(**one_round, prune=False))
+    trials, curves, _ = searched(tmp_path, config(**one_round, unpruned=[2]))
     assert not any(trial.pruned for trial in trials)
     stacks = [
         {trial.number: [row.val_loss for row in curves[trial.number]] for trial in trials
@@ -177,7 +177,7 @@ def test_a_replay_tells_who_leaves(tmp_path: Path) -> None:
         for residual in (False, True)
     ]  # fmt: skip
     found = replay(stacks, margins_of(config().search))
-    pruned, _, _ = searched(tmp_path, config(**one_round))
+    pruned, _, _ = searched(tmp_path, config(**one_round, unpruned=[1, 3]))
     assert {trial.number: trial.epochs_run for trial in pruned if trial.pruned} == found.left
     assert len(found.left) >= 2
     assert found.epochs - found.spared == sum(trial.epochs_run for trial in pruned)
@@ -274,6 +274,8 @@ SEARCH_SPACE = COMMITTED["search"]["space"]
         ({"equal_seeds": [0]}, "equal_seeds hold seed 0"),
         ({"confirm_seeds": [5, 5]}, "search.confirm_seeds: seed 5 is given twice"),
         ({"places": 0}, "search.places: found 0"),
+        ({"unpruned": [4, 4]}, "search.unpruned: depth 4 is given twice"),
+        ({"unpruned": [0]}, "search.unpruned.0: found 0"),
         ({"finalists": 0}, "search.finalists: found 0"),
     ],
 )
@@ -289,6 +291,7 @@ def test_the_study_as_specified() -> None:
     assert search.space.learning_rate_factor == [0.25, 0.5, 1, 2, 4]
     assert search.space.dropout == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     assert (search.trials, search.finalists, len(search.finalist_seeds)) == (40, 4, 3)
+    assert search.unpruned == [4]
     assert search.confirm_seeds == list(range(10, 20))
     assert search.start.model_dump() == {
         "learning_rate_factor": 1,

@@ -87,7 +87,7 @@ def find(shape: LstmShape, config: Config, windows: tuple[Tensor, Tensor], store
         return [_outcome(values) for values in store.part(name, lambda: _values(train(pairs, rule)))]
 
     def train_round(number: int, recipes: Sequence[Recipe], before: Sequence[Outcome]) -> list[Outcome]:
-        rule = _rule([outcome.val_losses for outcome in before], margins_of(common)) if common.prune else None
+        rule = _rule([outcome.val_losses for outcome in before], margins_of(common))
         return part(f"round {number + 1}", [(plan.seed, recipe) for recipe in recipes], rule)
 
     trials, _ = search(plan, train_round)

@@ -58,7 +58,7 @@ def plan_of(config: SearchConfig, num_layers: int) -> Plan:
 
 
 def margins_of(config: SearchConfig) -> Checkpoints:
-    """Where trials are told to leave, if the search prunes."""
+    """Where trials are told to leave, where the search prunes."""
     return [(int(epoch), margin) for epoch, margin in config.margins]
 
 
@@ -220,7 +220,7 @@ def run_search(
     Raises:
         UserError: all trials diverged or were pruned.
     """
-    plan, margins = plan_of(config, num_layers), margins_of(config) if config.prune else []
+    plan, margins = plan_of(config, num_layers), [] if num_layers in config.unpruned else margins_of(config)
 
     def train_round(number: int, recipes: Sequence[Recipe], earlier: Sequence[Outcome]) -> list[Outcome]:
         rows = [(recipe, config.seed) for recipe in recipes]
@@ -344,7 +344,10 @@ def replayed(tuning: Tuning, curves: Path, margins: Checkpoints) -> str:
     """
     stage = f"tune@{tuning.num_layers}"
     if any(trial.pruned for trial in tuning.trials):
-        raise UserError(f"{stage} was pruned; run `dvc exp run -S search.prune=false {stage}` for one to replay")
+        raise UserError(
+            f"{stage}: found pruned trials, expected a search without pruning; run "
+            f"`dvc exp run -S 'search.unpruned=[{tuning.num_layers}]' {stage}` for one to replay"
+        )
     losses = _val_losses(curves, {trial.number for trial in tuning.trials}, stage)
     stacks: dict[tuple[int, bool], dict[int, list[float]]] = {}
     for trial in sorted(tuning.trials, key=lambda trial: (trial.round, trial.recipe.residual)):
