@@ -23,7 +23,7 @@ from newllm.studies.tuning import load_split, parameters_of
 from newllm.training.weights import TrainingRecord, save
 from stages import run
 
-SHARED = ("seed", "margins", "finalists", "finalist_seeds", "confirm_seeds")  # with New-LLM's search
+SHARED = ("seed", "margins", "finalists", "finalist_seeds", "widenings", "confirm_seeds")  # with New-LLM's search
 
 
 def main() -> None:
@@ -61,7 +61,8 @@ def main() -> None:
         found = find(shape, config, (train, validation), store)
         metrics = found.metrics()
         if ends := metrics["chosen"]["at_end_of_range"]:
-            print(f"warning: the winner is at the end of a range: widen lstm.space.{', lstm.space.'.join(ends)}")
+            knobs = ", ".join(f"lstm.space.{knob}" for knob in ends)
+            print(f"warning: the winner is still at the end of a range: raise search.widenings, or widen {knobs}")
         save(new_weights, found.confirmed, TrainingRecord(shape=shape, seeds=found.confirmed.results, **about))
         write_csv(new_curves, [asdict(row) for row in found.confirmed.curves])
         seeds = found.seeds(test, config.train.batch_size, DTYPES[config.train.precision])

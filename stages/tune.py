@@ -81,15 +81,15 @@ def _search(config: Config, num_layers: int, metrics: Path, curves: Path) -> Non
         atomic_path(curves) as new_curves,
     ):
         trainings = Trainings(config, num_layers, (splits[0].to(device), splits[1].to(device)), store, make_store)
-        trials, outcomes, finalists = run_search(config.search, num_layers, trainings)
-        winner = chosen(plan.space, finalists)
+        found = run_search(config.search, num_layers, trainings)
+        winner = chosen(found.space, found.finalists)
         record = {
             "num_layers": num_layers,
             "num_params": shape.num_params,
             "seed": plan.seed,
-            "space": plan.space,
-            "trials": [asdict(trial) for trial in trials],
-            "finalists": [asdict(one) for one in finalists],
+            "space": found.space,
+            "trials": [asdict(trial) for trial in found.trials],
+            "finalists": [asdict(one) for one in found.finalists],
             "chosen": winner,
             **about,
             "data_sha256": sha256(FILES[0]),
@@ -97,13 +97,13 @@ def _search(config: Config, num_layers: int, metrics: Path, curves: Path) -> Non
             "parameters": parameters,
         }
         write_json(new_metrics, {"tuning": [record]})  # in a list, which DVC does not take for figures to compare
-        write_csv(new_curves, trial_curves(trials, outcomes))
+        write_csv(new_curves, trial_curves(found.trials, found.outcomes))
     print(f"best recipe at depth {num_layers}: {winner['recipe']}, {winner['why']}")
     for knob in winner["at_end_of_range"]:
-        values = plan.space[knob]
+        values = found.space[knob]
         print(
-            f"warning: the best {knob}, {winner['recipe'][knob]}, is at the end of its range {values[0]} to "
-            f"{values[-1]}; give search.space.{knob} in params.yaml values beyond it and search again"
+            f"warning: the best {knob}, {winner['recipe'][knob]}, is still at the end of its range {values[0]} to "
+            f"{values[-1]}; raise search.widenings, or give search.space.{knob} values beyond it, and search again"
         )
 
 

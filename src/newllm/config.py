@@ -165,6 +165,8 @@ class SearchConfig(_Section):
     `depths` and `equal_parameters` (hidden sizes by depth, in quotes) say which stages there are; `start` is the first
     trial's recipe. `margins` are entries [epoch, nats]: after that epoch a trial leaves whose loss exceeds the best one
     by more; at depths of `unpruned` none does. `places`: rows that a stack trains at once; null: all of a round.
+    `widenings`: rounds that may be added, each with one more value of every knob at the end of whose range the winner
+    lies.
     """
 
     depths: list[NumLayers]
@@ -180,6 +182,7 @@ class SearchConfig(_Section):
     margins: list[list[Annotated[float, Field(gt=0)]]]
     finalists: Count
     finalist_seeds: Annotated[list[Seed], Field(min_length=1)]
+    widenings: Annotated[int, Field(ge=0, le=100)]
     confirm_seeds: Annotated[list[Seed], Field(min_length=1)]
     equal_seeds: Annotated[list[Seed], Field(min_length=1)]
 
@@ -265,7 +268,8 @@ class LstmSpaceConfig(_Section):
 class LstmConfig(_Section):
     """The LSTM to compare with: the sizes of its hidden state make the stages, the rest is its search.
 
-    Pruning, finalists, seeds and confirmation are those of `search`. `places`: rows to train at once on a GPU.
+    Pruning, finalists, seeds, widenings and confirmation are those of `search`. `places`: rows to train at once on a
+    GPU.
     """
 
     hidden_sizes: list[Dimension]

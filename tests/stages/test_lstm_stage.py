@@ -30,6 +30,7 @@ CHANGES: dict[str, Any] = {
         "margins": [[2, 0.05]],
         "finalists": 2,
         "finalist_seeds": [1, 2],
+        "widenings": 0,
         "confirm_seeds": [10, 11, 12],
     },
     "lstm": {
@@ -135,8 +136,16 @@ def test_search_and_confirmation(project: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_same_bits_again_and_after_kills_in_every_part(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["search"]["widenings"] = 1
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
     run(monkeypatch)
     expected = results(project)
+    (found,) = expected[2]["details"]
+    assert [trial["round"] for trial in found["trials"]] == [0, 0, 0, 1, 1, 2, 2]
+    assert found["space"]["learning_rate_factor"] == [0.5, 1.0, 2.0, 4.0], "the winner was at its end"
+    assert found["trials"][5]["recipe"]["learning_rate_factor"] == 4.0
+    assert found["recipe"] in [trial["recipe"] for trial in found["trials"]]
     for name in OUTPUTS:
         (project / name).unlink()
     original, kills, places = LstmTrainer.next_step, 0, set()

@@ -37,6 +37,7 @@ SEARCH: dict[str, Any] = {
     "round_size": 2,
     "finalists": 2,
     "finalist_seeds": [1, 2],
+    "widenings": 0,
     "confirm_seeds": [10, 11, 12],
     "equal_seeds": [10, 11],
     "margins": [[1, 0.02]],
@@ -234,12 +235,35 @@ def edit(project: Project, **changes: Any) -> None:
         ({"trials": []}, "parameters other than those of params.yaml"),
         ({"parameters__train__epochs": 9}, "parameters other than those of params.yaml"),
         ({"space__dropout": [0.1]}, "parameters other than those of params.yaml"),
+        ({"space__dropout": [0.0, 0.1, 0.3, 0.6, 0.7]}, "parameters other than those of params.yaml"),
     ],
 )
 def test_a_search_that_is_not_the_one_asked_for_is_refused(project: Project, changes: Any, words: str) -> None:
     edit(project, **changes)
     with pytest.raises(UserError, match=rf"metrics/tuning/2\.json: .*{words}.*; run `dvc repro tune@2`"):
         call(project, confirm, "--num-layers", "2")
+
+
+def test_a_search_that_widened_its_range_is_confirmed(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    space = {**SEARCH["space"], "learning_rate_factor": [0.5, 1.0]}
+    project.set("search.space", space)
+    project.set("search.widenings", 1)
+    call(project, tune, "--num-layers", "2")
+    assert "still at the end of its range 0.5 to 2.0; raise search.widenings" in capsys.readouterr().out
+    found = tuning(project)
+    assert found["space"] == {**space, "learning_rate_factor": [0.5, 1.0, 2.0]}
+    assert [trial["round"] for trial in found["trials"]] == [0] * 4 + [1] * 2 + [2] * 2
+    assert found["chosen"]["at_end_of_range"] == ["learning_rate_factor"]
+    rows = (project.folder / CURVES).read_text().splitlines()[1:]
+    assert {row.split(",")[0] for row in rows} == set("01234567")
+    call(project, confirm, "--num-layers", "2")
+    (confirmed,) = project.json("metrics/tuned/2.json")["details"]
+    assert confirmed["recipe"] == found["chosen"]["recipe"]
+    refused = "parameters other than those of params.yaml"
+    for wanted in ({**space, "dropout": [0.0, 0.1, 0.2]}, found["space"]):  # neither is narrower than what was searched
+        project.set("search.space", wanted)
+        with pytest.raises(UserError, match=refused):
+            call(project, confirm, "--num-layers", "2")
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,21 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from newllm.config import parse_config
 from newllm.errors import UserError
 from newllm.studies.search import (
     Finalist,
     Outcome,
     Plan,
     Recipe,
+    Searched,
     Trial,
     at_end_of_range,
     best_trials,
@@ -25,8 +30,11 @@ from newllm.studies.search import (
     next_round,
     replay,
     search,
+    search_and_choose,
 )
+from newllm.studies.tuning import plan_of
 from newllm.training.records import EpochRow, RowResult
+from tests.checkout import ROOT
 
 SPACE: dict[str, list[Any]] = {
     "rate": [0.25, 0.5, 1.0, 2.0, 4.0],
@@ -234,3 +242,115 @@ def test_the_lowest_mean_over_further_seeds_wins_and_says_why() -> None:
 def test_ends_of_ranges_are_those_of_numbers_but_for_nothing(changes: dict[str, Any], ends: list[str]) -> None:
     assert at_end_of_range(SPACE, {**BEST, **changes}) == ends
     assert at_end_of_range({"rate": [2.0]}, {"rate": 2.0}) == []
+
+
+STUDY = plan_of(parse_config(yaml.safe_load((ROOT / "params.yaml").read_text()), Path("params.yaml")).search, 4)
+
+
+def valley(rate: float, dropout: float) -> Callable[[Recipe, int], float]:
+    """Lowest at a rate and a dropout; seeds differ a little."""
+    return lambda recipe, seed: (
+        3
+        + 0.1 * abs(math.log2(float(recipe["learning_rate_factor"]) / rate))
+        + abs(float(recipe["dropout"]) - dropout)
+        + 0.01 * (recipe["schedule"] == "constant")
+        + 0.001 * seed
+    )
+
+
+def widening(loss: Callable[[Recipe, int], float], widenings: int, finalists: int = 4) -> tuple[Searched, list[int]]:
+    """The study's search of a function, and how many recipes became finalists in each choice; none trains twice."""
+    done: list[tuple[Any, ...]] = []
+    new: list[int] = []
+
+    def trained(pairs: Sequence[tuple[Recipe, int]]) -> list[Outcome]:
+        done.extend((seed, *recipe.values()) for recipe, seed in pairs)
+        return [outcome([loss(recipe, seed)], seed=seed) for recipe, seed in pairs]
+
+    def train_round(number: int, recipes: Sequence[Recipe], earlier: Sequence[Outcome]) -> list[Outcome]:
+        assert len(earlier) == [0, 16, 24, 32, 40, 48, 56, 64][number], "what the pruning compares with"
+        return trained([(recipe, 0) for recipe in recipes])
+
+    def further(number: int, pairs: Sequence[tuple[Recipe, int]]) -> list[Outcome]:
+        new.extend([0] * (number - len(new)) + [len(pairs) // 3])
+        return trained(pairs)
+
+    found = search_and_choose(
+        replace(STUDY, widenings=widenings, finalists=finalists),
+        train_round,
+        further,
+    )
+    assert len(set(done)) == len(done)
+    assert [trial.number for trial in found.trials] == list(range(len(found.outcomes)))
+    return found, new
+
+
+@pytest.mark.parametrize(
+    ("rate", "dropout", "rates", "dropouts", "left"),
+    [
+        (1.0, 0.3, [], [], []),
+        (16.0, 0.3, [8.0, 16.0, 32.0], [], []),
+        (0.125, 0.3, [0.125, 0.0625], [], []),
+        (1.0, 0.7, [], [0.7, 0.8], []),
+        (8.0, 0.7, [8.0, 16.0], [0.7, 0.8], []),
+        (1.0, 0.95, [], [0.7, 0.8, 0.9], ["dropout"]),
+    ],
+)
+def test_what_is_best_beyond_the_range_is_found(
+    rate: float, dropout: float, rates: list[float], dropouts: list[float], left: list[str]
+) -> None:
+    found, _ = widening(valley(rate, dropout), 9)
+    best = chosen(found.space, found.finalists)
+    assert best["recipe"]["learning_rate_factor"] == rate
+    assert best["recipe"]["dropout"] == min(dropout, 0.9)
+    assert best["at_end_of_range"] == left, "nothing is beyond a dropout of 0.9"
+    wider = {"learning_rate_factor": rates, "dropout": dropouts}
+    assert found.space == {**STUDY.space, **{knob: sorted([*STUDY.space[knob], *more]) for knob, more in wider.items()}}
+    rounds = max(len(rates), len(dropouts))
+    assert [trial.round for trial in found.trials[40:]] == [4 + i // 8 for i in range(8 * rounds)]
+    for knob, values in wider.items():
+        for number, value in enumerate(values):
+            first = next(trial for trial in found.trials if trial.recipe[knob] == value)
+            assert first.round == 4 + number
+    assert found == widening(valley(rate, dropout), 9)[0]
+
+
+@pytest.mark.parametrize(("widenings", "best", "trials"), [(0, 4.0, 40), (1, 8.0, 48), (2, 16.0, 56)])
+def test_ranges_are_widened_so_often_and_no_more(widenings: int, best: float, trials: int) -> None:
+    found, _ = widening(valley(1000.0, 0.3), widenings)
+    assert len(found.trials) == trials
+    winner = chosen(found.space, found.finalists)
+    assert winner["recipe"]["learning_rate_factor"] == best == max(found.space["learning_rate_factor"])
+    assert winner["at_end_of_range"] == ["learning_rate_factor"]
+
+
+def test_a_wider_range_loses_no_winner() -> None:
+    """A rate beyond the range that is best with the search's seed alone."""
+
+    def lucky(recipe: Recipe, seed: int) -> float:
+        return 2.0 if recipe["learning_rate_factor"] == 8.0 and seed == 0 else valley(4.0, 0.3)(recipe, seed)
+
+    before, _ = widening(lucky, 0, finalists=1)
+    after, new = widening(lucky, 3, finalists=1)
+    assert chosen(after.space, after.finalists)["recipe"] == chosen(before.space, before.finalists)["recipe"]
+    assert [one.recipe["learning_rate_factor"] for one in after.finalists] == [8.0, 4.0]
+    assert new == [1, 1]
+    assert len(after.trials) == 48
+
+
+def test_a_wider_range_that_is_worse_trains_no_finalist_again() -> None:
+    found, new = widening(valley(4.0, 0.3), 3, finalists=1)
+    assert new == [1]
+    assert len(found.trials) == 48
+
+
+def test_the_last_recipes_of_a_space_are_tried_once() -> None:
+    """A round is no larger than what is left to try."""
+    space = {**{knob: values[:1] for knob, values in STUDY.space.items()}, "learning_rate_factor": [1.0, 2.0]}
+    plan = replace(STUDY, space=space, start={knob: values[0] for knob, values in space.items()}, trials=2)
+    found = search_and_choose(
+        plan,
+        lambda _, recipes, __: [outcome([valley(16.0, 0.0)(recipe, 0)]) for recipe in recipes],
+        lambda _, pairs: [outcome([valley(16.0, 0.0)(recipe, seed)], seed=seed) for recipe, seed in pairs],
+    )
+    assert [trial.recipe["learning_rate_factor"] for trial in found.trials[2:]] == [4.0, 8.0, 16.0]

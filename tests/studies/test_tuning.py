@@ -46,6 +46,7 @@ TINY: dict[str, Any] = {
         "margins": [[1, 0.06], [2, 0.058], [3, 0.02]],
         "finalists": 2,
         "finalist_seeds": [1, 2],
+        "widenings": 0,
     },
 }
 
@@ -72,17 +73,17 @@ def searched(root: Path, settings: Config, num_layers: int = 2) -> Any:
     """Trials, outcomes and finalists without what takes time; no state stays."""
     with StateStore(root, f"tune@{num_layers}", {"search": settings.search.model_dump()}, 1) as store:
         trainings = Trainings(settings, num_layers, DATA, store, stores(root))
-        trials, outcomes, finalists = run_search(settings.search, num_layers, trainings)
+        found = run_search(settings.search, num_layers, trainings)
     assert not [*root.iterdir()]
     times = {"train_seconds", "tokens_per_second"}
-    for one in finalists:
+    for one in found.finalists:
         for seed in one.seeds:
             for name in times:
                 del seed[name]
     return (
-        [replace(trial, train_seconds=0.0) for trial in trials],
-        [[replace(row, seconds=0.0) for row in outcome.curve] for outcome in outcomes],
-        finalists,
+        [replace(trial, train_seconds=0.0) for trial in found.trials],
+        [[replace(row, seconds=0.0) for row in outcome.curve] for outcome in found.outcomes],
+        found.finalists,
     )
 
 
@@ -217,7 +218,7 @@ def test_a_killed_choice_among_finalists_goes_on(
     original = Trainings.train
 
     def killed(self: Trainings, name: str, *arguments: Any) -> list[Outcome]:
-        if name == "finalists":
+        if name == "finalists-0":
             raise KeyboardInterrupt
         return original(self, name, *arguments)
 
@@ -233,7 +234,41 @@ def test_a_killed_choice_among_finalists_goes_on(
 
     monkeypatch.setattr(tuning, "train", fewer)
     assert searched(tmp_path, config()) == expected
-    assert {name.rsplit("-", 1)[0] for name in trained} == {"tune@2-finalists"}
+    assert {name.rsplit("-", 1)[0] for name in trained} == {"tune@2-finalists-0"}
+
+
+NARROW = {**COMMITTED["search"]["space"], "learning_rate_factor": [0.5, 1.0], "dropout": [0.0, 0.1, 0.2]}
+
+
+@pytest.mark.parametrize("part", ["round-3", "finalists-1"])
+def test_a_search_that_is_killed_while_it_widens_goes_on(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rate that is best is the highest, and with one more the highest again."""
+    settings = config(widenings=2, trials=6, first_round=4, space=NARROW, start=recipe(dropout=0.0))
+    whole = searched(tmp_path, settings)
+    assert [trial.round for trial in whole[0]] == [0] * 4 + [1] * 2 + [2] * 2 + [3] * 2
+    assert {2.0, 4.0} <= {trial.recipe["learning_rate_factor"] for trial in whole[0][6:]}
+    trained: list[str] = []
+    kill = True
+
+    def counting(shape: ModelShape, *arguments: Any, **options: Any) -> Any:
+        trained.append(options["store"].stage.removeprefix("tune@2-").rsplit("-", 1)[0])
+        if kill and trained[-1] == part:
+            raise Killed
+        return train(shape, *arguments, **options)
+
+    monkeypatch.setattr(tuning, "train", counting)
+    monkeypatch.setattr(resume, "LARGEST_SHARE", math.inf)  # a state after every training
+    with pytest.raises(Killed):
+        searched(tmp_path, settings)
+    assert trained[-1] == part
+    before = {*trained} - {part}
+    kill = False
+    trained.clear()
+    assert searched(tmp_path, settings) == whole
+    assert part in trained
+    assert not before & {*trained}
 
 
 def test_hopeless_recipes_do_not_end_the_search_unless_all_are(tmp_path: Path) -> None:
@@ -277,6 +312,7 @@ SEARCH_SPACE = COMMITTED["search"]["space"]
         ({"unpruned": [4, 4]}, "search.unpruned: depth 4 is given twice"),
         ({"unpruned": [0]}, "search.unpruned.0: found 0"),
         ({"finalists": 0}, "search.finalists: found 0"),
+        ({"widenings": -1}, "search.widenings: found -1"),
     ],
 )
 def test_parameters_that_no_search_can_have_are_refused(changes: dict[str, Any], words: str) -> None:
@@ -291,7 +327,7 @@ def test_the_study_as_specified() -> None:
     assert search.space.learning_rate_factor == [0.25, 0.5, 1, 2, 4]
     assert search.space.dropout == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     assert (search.trials, search.finalists, len(search.finalist_seeds)) == (40, 4, 3)
-    assert search.unpruned == [4]
+    assert (search.unpruned, search.widenings) == ([4], 3)
     assert search.confirm_seeds == list(range(10, 20))
     assert search.start.model_dump() == {
         "learning_rate_factor": 1,

@@ -13,21 +13,16 @@ from newllm.runtime.parts import PartsStore
 from newllm.studies.lstm import LstmShape, loss_and_accuracy, train_lstm
 from newllm.studies.search import (
     Checkpoints,
-    Finalist,
     Outcome,
-    Plan,
     Recipe,
-    Space,
-    Trial,
-    best_trials,
+    Searched,
     choose,
     chosen,
-    finalist,
     leaving,
-    search,
+    search_and_choose,
     seed_figures,
 )
-from newllm.studies.tuning import margins_of, outcomes_of, row_of
+from newllm.studies.tuning import margins_of, outcomes_of, plan_with, row_of
 from newllm.training.records import EpochRow, RowResult, Training
 from newllm.training.rows import Row
 from newllm.training.trainer import Rule
@@ -37,9 +32,7 @@ from newllm.training.trainer import Rule
 class Found:
     """What the search came to, and the winner trained with fresh seeds."""
 
-    space: Space
-    trials: list[Trial]
-    finalists: list[Finalist]
+    search: Searched
     recipe: Recipe
     confirmed: Training
 
@@ -47,10 +40,10 @@ class Found:
         """Recipe and search for a metrics file."""
         return {
             "recipe": dict(self.recipe),
-            "space": {knob: list(values) for knob, values in self.space.items()},
-            "trials": [asdict(trial) for trial in self.trials],
-            "finalists": [asdict(one) for one in self.finalists],
-            "chosen": chosen(self.space, self.finalists),
+            "space": {knob: list(values) for knob, values in self.search.space.items()},
+            "trials": [asdict(trial) for trial in self.search.trials],
+            "finalists": [asdict(one) for one in self.search.finalists],
+            "chosen": chosen(self.search.space, self.search.finalists),
         }
 
     def seeds(self, test: Tensor, batch_size: int, dtype: torch.dtype) -> list[dict[str, Any]]:
@@ -76,8 +69,8 @@ def find(shape: LstmShape, config: Config, windows: tuple[Tensor, Tensor], store
         UserError: nothing trained to its end, or a fresh seed of the winner diverged.
     """
     own, common = config.lstm, config.search
-    space: Space = own.space.model_dump()
-    plan = Plan(space, own.start.model_dump(), own.trials, own.first_round, own.round_size, common.seed)
+    rounds = own.trials, own.first_round, own.round_size
+    plan = plan_with(own.space.model_dump(), own.start.model_dump(), rounds, common)
 
     def train(pairs: Sequence[tuple[int, Recipe]], rule: Rule | None = None) -> Training:
         stack = [_row(recipe, seed, config) for seed, recipe in pairs]
@@ -90,19 +83,16 @@ def find(shape: LstmShape, config: Config, windows: tuple[Tensor, Tensor], store
         rule = _rule([outcome.val_losses for outcome in before], margins_of(common))
         return part(f"round {number + 1}", [(plan.seed, recipe) for recipe in recipes], rule)
 
-    trials, _ = search(plan, train_round)
-    best = best_trials(trials, common.finalists)
-    seeds = common.finalist_seeds
-    print(f"finalists: {len(best)}; seeds for each: {', '.join(map(str, seeds))}", flush=True)
-    further = part("the finalists", [(seed, trial.recipe) for trial in best for seed in seeds])
-    finalists = [
-        finalist(trial, further[place * len(seeds) : (place + 1) * len(seeds)]) for place, trial in enumerate(best)
-    ]
-    winner = choose(finalists).recipe
+    def train_further(widenings: int, pairs: Sequence[tuple[Recipe, int]]) -> list[Outcome]:
+        name = f"the finalists after {widenings} widenings" if widenings else "the finalists"
+        return part(name, [(seed, recipe) for recipe, seed in pairs])
+
+    found = search_and_choose(plan, train_round, train_further)
+    winner = choose(found.finalists).recipe
     print(f"the winner, which fresh seeds confirm: {winner}", flush=True)
     confirmed = store.last("the confirmation", lambda: train([(seed, winner) for seed in common.confirm_seeds]))
     confirmed.check_converged()
-    return Found(space, trials, finalists, winner, confirmed)
+    return Found(found, winner, confirmed)
 
 
 def _row(recipe: Recipe, seed: int, config: Config) -> Row:

@@ -1,4 +1,4 @@
-"""A search for the best recipe: proposals in rounds, trials that leave early, and the choice of the winner.
+"""A search for the best recipe: proposals in rounds, trials that leave early, the choice of the winner, wider ranges.
 
 Nothing here knows what is trained. A recipe is a mapping of knobs to values, a space says which values each knob may
 have, and a function of the caller trains a round of recipes, all with one seed.
@@ -8,12 +8,15 @@ on the grid), and a recipe that the caller names comes first. Later rounds are a
 estimator (Bergstra et al. 2011; multivariate, Falkner et al. 2018), all recipes of a round at once. So proposals depend
 on the seed and on what earlier rounds came to, never on timing. No recipe is tried twice: one that was tried before
 gives way to its nearest neighbour on the grid that was not.
+
+Beyond a winner at the end of a range there may be a better recipe. So the range gets one more value there, one more
+round is proposed in the wider space with all earlier trials known, and the choice is made again.
 """
 
 import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -28,6 +31,8 @@ Value = float | bool | str
 Recipe = Mapping[str, Value]
 Space = Mapping[str, Sequence[Value]]
 """The values of each knob; those of a knob that is a number are in ascending order."""
+Beyond = Callable[[float, bool], float]
+"""The value beyond the end of a range: of its last value and whether that is the highest, else the lowest."""
 Checkpoints = Sequence[tuple[int, float]]
 """Entries (epoch, margin in nats): where a trial may be told to leave."""
 
@@ -56,6 +61,10 @@ class Plan:
         first_round: how many of them in the first round.
         round_size: how many in each later one; the last may be smaller.
         seed: of the proposals and of the trials' trainings.
+        finalists: how many of the best trials are trained with further seeds.
+        finalist_seeds: these seeds.
+        widenings: how often ranges are widened at most.
+        beyond: how to widen the range of a knob; one without stays as it is.
     """
 
     space: Space
@@ -64,6 +73,10 @@ class Plan:
     first_round: int
     round_size: int
     seed: int
+    finalists: int = 1
+    finalist_seeds: Sequence[int] = (1,)
+    widenings: int = 0
+    beyond: Mapping[str, Beyond] = field(default_factory=dict)
 
     def rounds(self) -> list[int]:
         """The number of trials in each round."""
@@ -113,6 +126,74 @@ class Finalist:
 
 TrainRound = Callable[[int, Sequence[Recipe], Sequence[Outcome]], Sequence[Outcome]]
 """Trains a round: its number from 0, its recipes, and what all earlier trials came to; returns what these came to."""
+TrainFurther = Callable[[int, Sequence[tuple[Recipe, int]]], Sequence[Outcome]]
+"""Trains finalists: how often ranges were widened before, and recipes with their seeds; returns what they came to."""
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search came to.
+
+    Attributes:
+        space: of the plan, with the values by which it was widened.
+        trials: all, in order.
+        outcomes: what each trial came to.
+        finalists: all recipes that were trained with further seeds, by the losses of their trials.
+    """
+
+    space: Space
+    trials: list[Trial]
+    outcomes: list[Outcome]
+    finalists: list[Finalist]
+
+
+def search_and_choose(plan: Plan, train_round: TrainRound, train_further: TrainFurther) -> Searched:
+    """Searches, trains the best trials with further seeds, and widens the space while the winner lies at an end of it.
+
+    Who was a finalist once remains one, so that no round can lose a winner. No recipe is trained twice with a seed.
+
+    Raises:
+        UserError: no trial, or no finalist with all its seeds, came to an end.
+    """
+    trials, outcomes = search(plan, train_round)
+    further: dict[int, list[Outcome]] = {}
+    for widenings in itertools.count():
+        new = [trial for trial in best_trials(trials, plan.finalists) if trial.number not in further]
+        pairs = [(trial.recipe, seed) for trial in new for seed in plan.finalist_seeds]
+        if new:
+            print(f"{len(new)} finalists, {len(plan.finalist_seeds)} further seeds each", flush=True)
+            found = iter(train_further(widenings, pairs))
+            further |= {trial.number: [next(found) for _ in plan.finalist_seeds] for trial in new}
+        ranked = best_trials(trials, len(trials))
+        finalists = [finalist(trial, further[trial.number]) for trial in ranked if trial.number in further]
+        winner = choose(finalists).recipe
+        values = {} if widenings == plan.widenings else values_beyond(plan, winner)
+        if not values:
+            break
+        plan = replace(plan, space=widened(plan.space, values))
+        size = min(plan.round_size, math.prod(map(len, plan.space.values())) - len(trials))
+        # each new value once beside the rest of what won: the nearest of all recipes that it makes possible
+        recipes = next_round(plan, trials, size, [{**winner, knob: value} for knob, value in values.items()][:size])
+        wider = ", ".join(f"{knob} {value}" for knob, value in values.items())
+        print(f"the winner is at the end of a range: {size} recipes more, with {wider}{_best(trials)}", flush=True)
+        _train(plan, 1 + trials[-1].round, recipes, train_round, trials, outcomes)
+    return Searched(plan.space, trials, outcomes, finalists)
+
+
+def values_beyond(plan: Plan, recipe: Recipe) -> dict[str, float]:
+    """The next value of each knob at the end of its range, where there is one beyond."""
+    found = {}
+    for knob in at_end_of_range(plan.space, recipe):
+        value, highest = float(recipe[knob]), recipe[knob] == plan.space[knob][-1]
+        beyond = plan.beyond[knob](value, highest) if knob in plan.beyond else value
+        if beyond > value if highest else beyond < value:
+            found[knob] = beyond
+    return found
+
+
+def widened(space: Space, values: Mapping[str, float]) -> Space:
+    """The space with one more value of some knobs."""
+    return {knob: sorted([*known, values[knob]]) if knob in values else known for knob, known in space.items()}
 
 
 def search(plan: Plan, train_round: TrainRound) -> tuple[list[Trial], list[Outcome]]:
@@ -123,11 +204,23 @@ def search(plan: Plan, train_round: TrainRound) -> tuple[list[Trial], list[Outco
     for number, size in enumerate(sizes):
         recipes = first_round(plan, size) if number == 0 else next_round(plan, trials, size)
         print(f"round {number + 1} of {len(sizes)}: {len(recipes)} recipes{_best(trials)}", flush=True)
-        found = train_round(number, recipes, outcomes)
-        for recipe, outcome in zip(recipes, found, strict=True):
-            trials.append(_trial(len(trials), number, recipe, plan.seed, outcome.result))
-        outcomes += found
+        _train(plan, number, recipes, train_round, trials, outcomes)
     return trials, outcomes
+
+
+def _train(
+    plan: Plan,
+    number: int,
+    recipes: Sequence[Recipe],
+    train_round: TrainRound,
+    trials: list[Trial],
+    outcomes: list[Outcome],
+) -> None:
+    """Trains a round and adds what it came to."""
+    found = train_round(number, recipes, outcomes)
+    for recipe, outcome in zip(recipes, found, strict=True):
+        trials.append(_trial(len(trials), number, recipe, plan.seed, outcome.result))
+    outcomes += found
 
 
 def _best(trials: Sequence[Trial]) -> str:
@@ -164,10 +257,11 @@ def first_round(plan: Plan, count: int) -> list[Recipe]:
     return list(recipes)
 
 
-def next_round(plan: Plan, trials: Sequence[Trial], count: int) -> list[Recipe]:
+def next_round(plan: Plan, trials: Sequence[Trial], count: int, given: Sequence[Recipe] = ()) -> list[Recipe]:
     """`count` recipes, different from each other and from those of all `trials`, which are those of earlier rounds.
 
-    A diverged trial counts as the worst, a pruned one with its loss until it left.
+    A diverged trial counts as the worst, a pruned one with its loss until it left. The recipes in `given` come first;
+    they are new.
     """
     number = 1 + trials[-1].round
     stream = _stream(plan, number)
@@ -186,8 +280,11 @@ def next_round(plan: Plan, trials: Sequence[Trial], count: int) -> list[Recipe]:
             )
         )
     tried = [trial.recipe for trial in trials]
-    proposed: list[Recipe] = []
-    for _ in range(count):
+    proposed: list[Recipe] = list(given)
+    for recipe in given:
+        study.enqueue_trial(_to_optuna(plan.space, recipe))
+        study.ask(distributions)
+    for _ in range(count - len(given)):
         asked = study.ask(distributions)
         wanted = _from_optuna(plan.space, asked.params)
         recipe = nearest_untried(plan.space, wanted, [*tried, *proposed], stream)

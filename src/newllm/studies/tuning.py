@@ -17,17 +17,16 @@ from newllm.model.definition import ModelShape
 from newllm.runtime.resume import State, StateStore
 from newllm.studies.search import (
     Checkpoints,
-    Finalist,
     Outcome,
     Plan,
     Recipe,
+    Searched,
+    Space,
     Trial,
     Value,
-    best_trials,
-    finalist,
     leaving,
     replay,
-    search,
+    search_and_choose,
 )
 from newllm.training.optimiser import scaled_learning_rate
 from newllm.training.records import EpochRow, RowResult, Training
@@ -54,7 +53,30 @@ def plan_of(config: SearchConfig, num_layers: int) -> Plan:
     space, start = config.space.model_dump(), config.start.model_dump()
     if num_layers == 1:
         space["residual"], start["residual"] = [False], False
-    return Plan(space, start, config.trials, config.first_round, config.round_size, config.seed)
+    return plan_with(space, start, (config.trials, config.first_round, config.round_size), config)
+
+
+def plan_with(space: Space, start: Recipe, rounds: tuple[int, int, int], config: SearchConfig) -> Plan:
+    """A search with all that is common to New-LLM's and the LSTM's; `rounds`: trials, of the first, of later ones."""
+    return Plan(
+        space,
+        start,
+        *rounds,
+        config.seed,
+        config.finalists,
+        config.finalist_seeds,
+        config.widenings,
+        {"learning_rate_factor": _twice_or_half, "dropout": _a_tenth_on},
+    )
+
+
+def _twice_or_half(value: float, highest: bool) -> float:
+    return value * 2 if highest else value / 2
+
+
+def _a_tenth_on(value: float, highest: bool) -> float:
+    """Rounded, since 0.1 more than 0.7 is not 0.8 exactly; 0.9 is the most that leaves a model anything to see."""
+    return min(round(value + 0.1, 1), 0.9) if highest else max(round(value - 0.1, 1), 0.0)
 
 
 def margins_of(config: SearchConfig) -> Checkpoints:
@@ -212,13 +234,11 @@ def _outcome(values: Mapping[str, Any]) -> Outcome:
     return Outcome(RowResult(**values["result"]), [EpochRow(**row) for row in values["curve"]])
 
 
-def run_search(
-    config: SearchConfig, num_layers: int, trainings: Trainings
-) -> tuple[list[Trial], list[Outcome], list[Finalist]]:
-    """All trials, what they came to, and the best of them with further seeds.
+def run_search(config: SearchConfig, num_layers: int, trainings: Trainings) -> Searched:
+    """The search of one depth, with its finalists.
 
     Raises:
-        UserError: all trials diverged or were pruned.
+        UserError: all trials diverged or were pruned, or each finalist has a seed that diverged.
     """
     plan, margins = plan_of(config, num_layers), [] if num_layers in config.unpruned else margins_of(config)
 
@@ -226,11 +246,10 @@ def run_search(
         rows = [(recipe, config.seed) for recipe in recipes]
         return trainings.train(f"round-{number}", rows, earlier, margins)
 
-    trials, outcomes = search(plan, train_round)
-    best, seeds = best_trials(trials, config.finalists), config.finalist_seeds
-    print(f"{len(best)} finalists, {len(seeds)} further seeds each", flush=True)
-    further = iter(trainings.train("finalists", [(trial.recipe, seed) for trial in best for seed in seeds]))
-    return trials, outcomes, [finalist(trial, [next(further) for _ in seeds]) for trial in best]
+    def train_further(widenings: int, rows: Sequence[tuple[Recipe, int]]) -> list[Outcome]:
+        return trainings.train(f"finalists-{widenings}", rows)
+
+    return search_and_choose(plan, train_round, train_further)
 
 
 def trial_curves(trials: Sequence[Trial], outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
@@ -287,6 +306,14 @@ class Tuning(_Read):
         """The winner's."""
         return self.chosen.recipe.model_dump()
 
+    def is_search_of(self, plan: Plan) -> bool:
+        """Whether it has the plan's trials and space, or more trials in a space that was widened."""
+        if len(self.trials) == plan.trials:
+            return self.space == plan.space
+        knobs_are_same = self.space.keys() == plan.space.keys()
+        contained = knobs_are_same and all(set(values) <= set(self.space[knob]) for knob, values in plan.space.items())
+        return contained and self.space != plan.space and len(self.trials) > plan.trials
+
     def is_whole(self) -> bool:
         """Whether the choice follows from the finalists, and they are trials of the search."""
         recipes = {trial.number: trial.recipe for trial in self.trials}
@@ -326,8 +353,9 @@ def load_tuning(path: Path, num_layers: int, config: Config, data_sha256: str) -
         raise UserError(f"{path}: {name}: {first['msg']}; {remedy}") from None
     if tuning.num_layers != num_layers:
         raise UserError(f"{path}: found the search of {tuning.num_layers} layers, expected {num_layers}; {remedy}")
-    wanted = (parameters_of(config), plan_of(config.search, num_layers).space, config.search.seed)
-    if (tuning.parameters, tuning.space, tuning.seed) != wanted or len(tuning.trials) != config.search.trials:
+    if (tuning.parameters, tuning.seed) != (parameters_of(config), config.search.seed) or not tuning.is_search_of(
+        plan_of(config.search, num_layers)
+    ):
         raise UserError(f"{path}: searched with parameters other than those of params.yaml; {remedy}")
     if tuning.data_sha256 != data_sha256:
         raise UserError(f"{path}: not a search on the windows in data/windows; {remedy}")
