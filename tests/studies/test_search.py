@@ -31,6 +31,7 @@ from newllm.studies.search import (
     replay,
     search,
     search_and_choose,
+    values_beyond,
 )
 from newllm.studies.tuning import plan_of
 from newllm.training.records import EpochRow, RowResult
@@ -311,7 +312,10 @@ def test_what_is_best_beyond_the_range_is_found(
     for knob, values in wider.items():
         for number, value in enumerate(values):
             first = next(trial for trial in found.trials if trial.recipe[knob] == value)
-            assert first.round == 4 + number
+            place = 1 if knob == "dropout" and rates else 0
+            assert first.number == 40 + 8 * number + place, "the first of its round, or the one after the other knob's"
+            others = [{**trial.recipe, knob: value} for trial in found.trials[: 40 + 8 * number]]
+            assert first.recipe in others, "the rest is that of the winner"
     assert found == widening(valley(rate, dropout), 9)[0]
 
 
@@ -354,3 +358,26 @@ def test_the_last_recipes_of_a_space_are_tried_once() -> None:
         lambda _, pairs: [outcome([valley(16.0, 0.0)(recipe, seed)], seed=seed) for recipe, seed in pairs],
     )
     assert [trial.recipe["learning_rate_factor"] for trial in found.trials[2:]] == [4.0, 8.0, 16.0]
+
+
+@pytest.mark.parametrize(
+    ("knob", "values", "value", "beyond"),
+    [
+        ("learning_rate_factor", [0.25, 1.0, 3.0], 3.0, 6.0),
+        ("learning_rate_factor", [0.25, 1.0, 3.0], 0.25, 0.125),
+        ("learning_rate_factor", [0.25, 1.0, 3.0], 1.0, None),
+        ("dropout", [0.2, 0.7], 0.7, 0.8),
+        ("dropout", [0.2, 0.7], 0.2, 0.1),
+        ("dropout", [0.05, 0.85], 0.05, 0.0),
+        ("dropout", [0.05, 0.85], 0.85, 0.9),
+        ("dropout", [0.0, 0.9], 0.9, None),
+        ("dropout", [0.0, 0.95], 0.95, None),
+        ("dropout", [0.0, 0.9], 0.0, None),
+    ],
+)
+def test_the_value_beyond_an_end(knob: str, values: list[float], value: float, beyond: float | None) -> None:
+    plan = replace(STUDY, space={**STUDY.space, knob: values})
+    within = {"learning_rate_factor": 1.0, "dropout": 0.3, "schedule": "linear", "residual": True}
+    expected = {} if beyond is None else {knob: beyond}
+    assert values_beyond(plan, {**within, knob: value}) == expected
+    assert values_beyond(replace(plan, beyond={}), {**within, knob: value}) == {}
