@@ -161,7 +161,7 @@ def search_and_choose(plan: Plan, train_round: TrainRound, train_further: TrainF
         new = [trial for trial in best_trials(trials, plan.finalists) if trial.number not in further]
         pairs = [(trial.recipe, seed) for trial in new for seed in plan.finalist_seeds]
         if new:
-            print(f"{len(new)} finalists, {len(plan.finalist_seeds)} further seeds each", flush=True)
+            print(f"finalists: {len(new)}, each with {len(plan.finalist_seeds)} further seeds", flush=True)
             found = iter(train_further(widenings, pairs))
             further |= {trial.number: [next(found) for _ in plan.finalist_seeds] for trial in new}
         ranked = best_trials(trials, len(trials))
