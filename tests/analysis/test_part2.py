@@ -40,6 +40,7 @@ def test_what_is_planned_is_read_and_nothing_else(root: Path) -> None:
     assert (found.equal[4].parameters["model.hidden_size"], found.equal[4].num_layers) == (464, 4)
     assert len(found.tuned[4].curve) == 40
     assert found.lstm_searches[396].chosen.recipe.residual is False
+    assert [one.val_ppl for one in found.tuning[4].finalists] == [19.2, None], "a seed of the second diverged"
     assert load(root, Planned()) == PartTwo({}, {}, {}, [], {}, {})
     assert list(load(root, Planned(tuned=(4,))).tuned) == [4]
 
@@ -120,6 +121,7 @@ def test_missing_or_damaged(root: Path, name: str, stage: str, content: bytes | 
         (lambda record: record["trials"][0]["recipe"].pop("dropout"), "trials.0.recipe.dropout is missing"),
         (lambda record: record.update(trials=[]), "trials"),
         (lambda record: record.pop("chosen"), "chosen is missing"),
+        (lambda record: record["chosen"].update(val_ppl=None), "chosen.val_ppl"),
     ],
 )
 def test_wrong_search(root: Path, alter: Callable[[dict[str, Any]], object], expected: str) -> None:

@@ -236,6 +236,8 @@ def test_part_two(tmp_path: Path) -> None:
     assert [row[:4] for row in search] == [
         [name, "20", "1", "1"] for name in ("depth 1", "depth 4", "depth 6", "LSTM 396")
     ]
+    finalists = [[one.rpartition(": ")[2] for one in row[4].split(";")] for row in search]
+    assert finalists[1] == ["19.20", "–"], "of the second a seed diverged"
     claims = next(rows for header, rows in every.items() if "| tuned |" in header)
     assert len(claims) == 7
     assert len(found[0].split()) <= 3000

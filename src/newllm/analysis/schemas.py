@@ -280,15 +280,17 @@ class Trial(OpenRecord):
 
 
 class Finalist(OpenRecord):
-    """A recipe that was trained with further seeds; mean validation perplexity."""
+    """A recipe that was trained with further seeds; mean validation perplexity, None if one of them diverged."""
+
+    recipe: Recipe
+    val_ppl: Perplexity | None
+
+
+class Chosen(OpenRecord):
+    """The recipe that won, and of which knobs its value is at an end of the range."""
 
     recipe: Recipe
     val_ppl: Perplexity
-
-
-class Chosen(Finalist):
-    """The recipe that won, and of which knobs its value is at an end of the range."""
-
     why: str
     at_end_of_range: Sequence[str] = ()
 
