@@ -41,7 +41,7 @@ def test_no_picture_of_what_was_not_measured(tmp_path: Path) -> None:
     found = drawn(reload(tmp_path, (1, 4, 6)))
     assert set(found) == {*ALWAYS, "fit", "cost_to_target", "grown_contexts"}
     write_part_two(tmp_path)
-    planned = Planned((1, 4, 6), (4, 6), ("he-6", "notebook-6"), (396,))
+    planned = Planned((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
     assert set(drawn(reload(tmp_path, (1, 4, 6), planned))) == {*found, "changed_recipes", "importances"}
     write_all(tmp_path, perplexity_of=lambda depth, seed: 30.0 + seed)
     (tmp_path / "metrics/diagnostics").rename(tmp_path / "metrics/other")

@@ -13,7 +13,7 @@ from tests.analysis.metrics_files import write_all
 from tests.analysis.part2_files import RECIPE, change_details, write_part_two
 from tests.analysis.studies import reload
 
-ALL = Planned((1, 4, 6), (4, 6), ("he-6", "notebook-6"), (396,))
+ALL = Planned((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_planned_by_the_parameters() -> None:
         "recipes": {"he-6": {"num_layers": 6}},
         "lstm": {"hidden_sizes": [396, 512]},
     }
-    assert Planned.of(parameters) == Planned((1, 2), (1, 4), ("he-6",), (396, 512))
+    assert Planned.of(parameters) == Planned((1, 2), {1: 736, 4: 464}, ("he-6",), (396, 512))
 
 
 def test_recipes_take_the_place_of_ablations(root: Path) -> None:
@@ -137,4 +137,11 @@ def test_wrong_search(root: Path, alter: Callable[[dict[str, Any]], object], exp
 def test_another_size_of_the_lstm(root: Path) -> None:
     change_details(root / "metrics/lstm/396.json", lambda details: details.update(hidden_size=512))
     with pytest.raises(UserError, match="found hidden_size 512, expected 396"):
+        load(root)
+
+
+def test_equal_parameters_of_another_hidden_size(root: Path) -> None:
+    """Such as from before the size in params.yaml was changed."""
+    change_details(root / "metrics/equal/6.json", lambda details: details.update(hidden_size=352))
+    with pytest.raises(UserError, match=r"equal/6\.json: found hidden_size 352, expected 400; run `dvc repro equal@6`"):
         load(root)

@@ -242,7 +242,7 @@ def test_results_table(tmp_path: Path) -> None:
 def test_results_table_of_part_two(tmp_path: Path) -> None:
     write_all(tmp_path, (1, 4, 6))
     write_part_two(tmp_path)
-    planned = Planned((1, 4, 6), (4, 6), ("he-6", "notebook-6"), (396,))
+    planned = Planned((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
     rows = table(reload(tmp_path, (1, 4, 6), planned))
     sizes = rows.groupby("kind").size().to_dict()
     assert sizes == {

@@ -22,7 +22,7 @@ from tests.analysis.test_records import JSON_VALUES
 
 FILES = ("metrics/data.json", "metrics/diagnostics/4.json", "metrics/expand/4-finetune.json", "ablations/results.json")
 PART_TWO = ("metrics/tuning/4.json", "metrics/tuned/4.json", "metrics/equal/4.json", "metrics/recipes/he.json")
-PLANNED = Planned((4,), (4,), ("he",), (396,))
+PLANNED = Planned((4,), {4: 464}, ("he",), (396,))
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 

@@ -17,7 +17,7 @@ class Planned:
     """What of part 2 params.yaml asks for; nothing by default."""
 
     tuned: Sequence[int] = ()
-    equal: Sequence[int] = ()
+    equal: Mapping[int, int] = field(default_factory=dict)  # hidden size by depth
     recipes: Sequence[str] = ()
     lstm: Sequence[int] = ()
 
@@ -25,9 +25,10 @@ class Planned:
     def of(cls, parameters: Mapping[str, Any]) -> "Planned":
         """From all of params.yaml; a section that is not there plans nothing."""
         search, lstm = (parameters.get(name) or {} for name in ("search", "lstm"))
-        equal = sorted(map(int, search.get("equal_parameters") or {}))
-        planned = (search.get("depths"), equal, parameters.get("recipes"), lstm.get("hidden_sizes"))
-        return cls(*(tuple(keys or ()) for keys in planned))
+        equal = sorted((int(depth), size) for depth, size in (search.get("equal_parameters") or {}).items())
+        planned = (search.get("depths"), parameters.get("recipes"), lstm.get("hidden_sizes"))
+        tuned, recipes, sizes = (tuple(keys or ()) for keys in planned)
+        return cls(tuned, dict(equal), recipes, sizes)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def load_part_two(root: Path, planned: Planned, data_sha256: str) -> PartTwo:
     return PartTwo(
         {depth: _load_tuning(root, depth) for depth in planned.tuned},
         {depth: _load_confirmed(root, "tuned", depth, data_sha256) for depth in planned.tuned},
-        {depth: _load_confirmed(root, "equal", depth, data_sha256) for depth in planned.equal},
+        {depth: _load_confirmed(root, "equal", depth, data_sha256, size) for depth, size in planned.equal.items()},
         [_load_confirmed(root, "recipes", name, data_sha256) for name in planned.recipes],
         {size: _load_confirmed(root, "lstm", size, data_sha256) for size in planned.lstm},
         {
@@ -68,7 +69,8 @@ def _load_tuning(root: Path, depth: int) -> Search:
     return found
 
 
-def _load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str) -> Group:
+def _load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str, hidden_size: int | None = None) -> Group:
+    """A model of a kind; a hidden size that is given must be its own."""
     paths = (root / f"metrics/{kind}/{key}.json", root / f"plots/{kind}/{key}.csv")
     source, curves = (Source.of(path, f"{'confirm' if kind == 'tuned' else kind}@{key}") for path in paths)
     metrics = source.record("details", Confirmed)
@@ -76,6 +78,8 @@ def _load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str) -> 
     if kind != "recipes":
         name = "hidden_size" if kind == "lstm" else "num_layers"
         source.check(**{name: (getattr(metrics, name), key)})
+    if hidden_size is not None:
+        source.check(hidden_size=(metrics.hidden_size, hidden_size))
     norms = [seed.initial_norms for seed in run.seeds if seed.initial_norms]
     source.check(
         data_sha256=(run.data_sha256, data_sha256),
