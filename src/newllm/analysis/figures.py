@@ -279,10 +279,10 @@ def _importances(study: Study) -> Figure | None:
         return None
     chart = _chart(
         {"knob": list(shares), "share": list(shares.values())},
-        x=alt.X("share:Q", title="share of what makes a trial good", axis=alt.Axis(format="%")),
+        x=alt.X("share:Q", title="share of what puts a trial among the best tenth", axis=alt.Axis(format="%")),
         y=alt.Y("knob:N", title=None, sort="-x"),
         tooltip=_tips(knob=None, share=".1%"),
     ).mark_bar(color=COLOURS[0])
     first = next(iter(shares))
     title = f"In the search {first} matters most: {shares[first]:.0%}"
-    return Figure("importances", title, "PED-ANOVA over all trials that were trained to their end", [chart])
+    return Figure("importances", title, "PED-ANOVA over all trials; no shares of variance", [chart])
