@@ -20,6 +20,7 @@ from newllm.analysis.cost import (
 from newllm.analysis.part2 import Planned
 from newllm.analysis.records import load_training_data
 from newllm.analysis.study import Study
+from newllm.analysis.tuning import within_operations
 from newllm.errors import UserError
 from newllm.model.definition import ModelShape
 from tests.analysis.metrics_files import PARAMETERS, final_perplexity, write_all
@@ -138,6 +139,25 @@ def test_the_best_within_a_budget(tmp_path: Path) -> None:
     assert best_within(group, study, 4 * petaflop(4)) == pytest.approx(finals)
     assert best_within(group, study, 3.9 * petaflop(4)) == pytest.approx([1.5 * value for value in finals])
     assert best_within(group, study, 0.5 * petaflop(4)) == []
+
+
+def test_within_the_operations_that_every_seed_was_trained(tmp_path: Path) -> None:
+    """The fewest are three epochs of one seed with one layer, in which four layers come to one epoch."""
+    write_all(tmp_path)
+    for depth in (1, 4):
+        write_tuned(tmp_path, depth, 19.2)
+    study = reload(tmp_path, (1, 4, 6), Planned(tuned=(1, 4)))
+    tuned = study.part_two.tuned
+    finals = tuned[1].values("val_ppl")
+    tuned[1].seeds.loc[2, "epochs_run"] = 3
+    budget, found = within_operations(tuned, study)
+    assert budget == pytest.approx(3 * petaflop(1))
+    assert found[1].values("val_ppl") == pytest.approx([1.5 * value for value in finals])
+    assert found[4].values("val_ppl") == pytest.approx([2.5 * value for value in finals])
+    assert not found[4].has("test_ppl"), "which is not of that epoch"
+    tuned[1].seeds.loc[2, "epochs_run"] = 1
+    assert within_operations(tuned, study)[1] == {}, "less than an epoch of four layers"
+    assert within_operations({}, study) == (0.0, {})
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,11 @@ def test_part_two(tmp_path: Path) -> None:
     )
     lstm = next(rows for header, rows in every.items() if header.startswith("| hidden size | parameters"))
     assert (lstm[0][0], number(lstm[0][2]), number(lstm[0][6])) == ("396", 19.6, 0.4)
+    assert lstm[0][-1] == within[1][-1] == "worse by more than 0.05"
+    equal = next(rows for header, rows in every.items() if "| hidden size | parameters" in header and rows != lstm)
+    assert (equal[0][5:], number(equal[1][5]), equal[1][-1]) == (["–"] * 4, 0.05, "worse")
+    changes = next(rows for header, rows in every.items() if header.startswith("| change"))
+    assert [row[-1] for row in changes] == ["better by more than 0.05"] * 2, "by 0.1 the less: t = 2.5, p = 0.037"
     speed = next(rows for header, rows in every.items() if header.startswith("| model | target"))
     assert {(row[0], row[1]) for row in speed} >= {
         ("tuned, 4", "20.50"),

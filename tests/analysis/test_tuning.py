@@ -7,7 +7,7 @@ from scipy import stats
 
 from newllm.analysis.inference import Difference
 from newllm.analysis.schemas import Search
-from newllm.analysis.tuning import BothTests, answer, importances
+from newllm.analysis.tuning import Family, answer, compared, importances
 from newllm.measurement.intervals import Estimate
 from tests.analysis.part2_files import RECIPE, search
 from tests.analysis.studies import models
@@ -55,7 +55,7 @@ def test_the_more_cautious_of_both_tests_counts() -> None:
     """Shown only where both show it."""
 
     def shown(welch_p: float, permutation_p: float, mean: float = 0.2) -> list[int]:
-        return BothTests({4: Difference(Estimate(mean, 0.1), 0.0, welch_p)}, {4: permutation_p}).above
+        return Family({4: Difference(Estimate(mean, 0.1), 0.0, welch_p)}, {4: permutation_p}).above
 
     assert shown(0.01, 0.01) == [4]
     assert shown(0.01, 0.05) == shown(0.05, 0.01) == shown(0.01, 0.01, -0.2) == []
@@ -73,6 +73,30 @@ def test_what_the_test_split_says_is_shown() -> None:
 def test_one_depth_alone() -> None:
     found = answer(some({4: 19.2}))
     assert (found.set, found.matters.above, found.turned_on_test) == ([4], [], [])
+
+
+def test_differences_below_are_tested_against_the_margin_below() -> None:
+    """An LSTM or a changed recipe may be better as well as worse: 0.2 and 0.1, by both tests, are more than 0.05."""
+    groups = some({1: 19.4, 4: 19.2, 6: 19.3})
+    found = compared({1: (groups[4], groups[1]), 2: (groups[6], groups[1]), 3: (groups[1], groups[1])})
+    other = compared({1: (groups[1], groups[4]), 2: (groups[1], groups[6]), 3: (groups[1], groups[1])})
+    values = {depth: groups[depth].values("val_ppl") for depth in groups}
+    raw = stats.ttest_ind(values[4], [value - 0.05 for value in values[1]], equal_var=False).pvalue
+    assert found.matters.welch[1].adjusted_p == pytest.approx(3 * raw)
+    for one, mirrored in ((found.zero, other.zero), (found.matters, other.matters)):
+        assert one.permutation == pytest.approx(mirrored.permutation)
+        assert (one.below, one.above) == (mirrored.above, mirrored.below)
+    assert (found.zero.below, found.zero.above) == ([1, 2], [])
+    assert [found.shown(key) for key in (1, 2, 3)] == ["better by more than 0.05", "better", "nothing"]
+    assert [other.shown(key) for key in (1, 2)] == ["worse by more than 0.05", "worse"]
+
+
+def test_with_five_seeds_welch_decides_alone() -> None:
+    """Five against five have no permutation p below 2 in 252, so that of seven none passes Holm's correction."""
+    groups = models({depth: 20.0 + 0.3 * (depth != 2) for depth in range(1, 9)})
+    assert answer(groups).set == list(range(1, 9))
+    found = answer(groups, both=False)
+    assert (found.set, found.matters.above, dict(found.zero.permutation)) == ([2], [1, 3, 4, 5, 6, 7, 8], {})
 
 
 def searches(depths: tuple[int, ...] = (1, 4), **changes: object) -> dict[int, Search]:

@@ -93,15 +93,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def permutation_p_values(samples: Sequence[Samples], expected: float = 0.0) -> list[float]:
-    """A family of exact two-sided permutation tests that the difference of means equals `expected`; by Holm's method.
+def permutation_p_values(samples: Sequence[Samples], expected: float | Sequence[float] = 0.0) -> list[float]:
+    """A family of exact two-sided permutation tests that differences of means equal what is expected; by Holm's method.
 
     The p of one is the share of all partitions of its values whose difference is at least as large as that found; with
     ten against ten there are 184,756. It assumes nothing of the distribution.
     """
     p_values = []
-    for values, others in samples:
-        both = np.array([*values, *(other + expected for other in others)])
+    for (values, others), target in zip(samples, np.broadcast_to(expected, len(samples)), strict=True):
+        both = np.array([*values, *(other + float(target) for other in others)])
         sums = both[_partitions(len(both), len(values))].sum(axis=1)  # the first is that of the values themselves
         differences = np.abs(sums / len(values) - (both.sum() - sums) / len(others))
         p_values.append(float(np.mean(differences >= differences[0] - ROUNDED_AWAY)))

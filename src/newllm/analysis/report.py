@@ -42,6 +42,8 @@ class Effect(NamedTuple):
     val_ppl: Difference  # minus that of the study's same depth
     test_ppl: Difference  # minus that of the study's same depth
     against_best: Difference  # validation perplexity minus that of the study's best depth
+    matters: Difference  # as val_ppl, against tuning.MATTERS
+    shown: str  # of validation perplexity, in words
     split: fit.Split | None  # what it does to training loss and gap, where measured
     excess: fit.Split | None  # what it has in excess of the study's best depth, where measured
 
@@ -51,10 +53,13 @@ def effects_of(study: Study) -> list[Effect]:
     groups = [group for group in study.changed if group.num_layers in study.depths]
     own = {i: (group, study.depths[group.num_layers]) for i, group in enumerate(groups)}
     best = {i: (group, study.best) for i, group in enumerate(groups)}
-    val_ppl, test_ppl, against_best = compare(own), compare(own, "test_ppl"), compare(best)
+    beside, test_ppl, against_best = tuning.compared(own, both=False), compare(own, "test_ppl"), compare(best)
+    val_ppl, matters = beside.zero.welch, beside.matters.welch
     parts, excesses = fit.splits(own), fit.splits(best)
     return [
-        Effect(group, val_ppl[i], test_ppl[i], against_best[i], parts.get(i), excesses.get(i))
+        Effect(
+            group, val_ppl[i], test_ppl[i], against_best[i], matters[i], beside.shown(i), parts.get(i), excesses.get(i)
+        )
         for i, group in enumerate(groups)
     ]
 
@@ -158,6 +163,7 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
     """The texts of some templates, by names without `.md.j2`; `pictures` is the way from a text to their folder."""
     effects, two = effects_of(study), study.part_two
     tuned = tuning.answer(two.tuned) if two.tuned else None
+    budget, within = tuning.within_operations(two.tuned, study)
     context = {
         "study": study,
         "two": two,
@@ -166,8 +172,11 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
         "verdicts": claims.judge(study.depths) if study.comparable else [],
         "tuned_verdicts": claims.judge(two.tuned) if study.comparable and two.tuned else [],
         "tuned": tuned,
-        "beside_lstm": tuning.both_tests(two.lstm, tuned.best) if tuned else None,
-        "equal": tuning.answer(two.equal) if two.equal else None,
+        "beside_lstm": tuning.compared({size: (one, tuned.best) for size, one in two.lstm.items()}) if tuned else None,
+        "equal": tuning.answer(two.equal, both=False) if two.equal else None,
+        "operations": tuning.answer(within) if within else None,
+        "budget": budget,
+        "within": within,
         "importances": tuning.importances(two.tuning),
         "matters": tuning.MATTERS,
         "figures": {figure.name: figure for figure in figures},

@@ -166,7 +166,7 @@ def _coverage(results: Sequence[Group], parameters: Mapping[str, Any]) -> list[s
 def compare(
     pairs: Mapping[_Key, tuple[Group, Group]],
     figure: str | Callable[[Group], Sequence[float]] = "val_ppl",
-    expected: float = 0.0,
+    expected: float | Sequence[float] = 0.0,
     paired: Sequence[bool] = (),
 ) -> dict[_Key, Difference]:
     """A figure of the first of each pair minus that of the second: one family, see `inference.family`."""

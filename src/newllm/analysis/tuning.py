@@ -3,43 +3,71 @@
 The rule is in docs/rules.md, which was written before the search was run.
 """
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
+from newllm.analysis.cost import best_within, petaflop_per_epoch
 from newllm.analysis.inference import SIGNIFICANCE, Difference, permutation_p_values
 from newllm.analysis.records import Group
 from newllm.analysis.schemas import Search
-from newllm.analysis.study import against, best_of
+from newllm.analysis.study import Study, best_of, compare
 
 MATTERS = 0.05
 """Perplexity: a difference that is not shown to be larger does not matter to a user."""
 
 
 @dataclass(frozen=True)
-class BothTests:
-    """Every other depth minus the best: Welch's tests and exact permutation tests, both corrected by Holm's method."""
+class Family:
+    """Differences of a family, by key: Welch's tests and, where they count too, exact permutation tests, each by Holm.
+
+    Where both are made a difference is shown only if both show it.
+    """
 
     welch: Mapping[int, Difference]
     permutation: Mapping[int, float]
 
     @property
     def above(self) -> list[int]:
-        """The depths of which both show that the difference is above what it is tested against."""
-        return [depth for depth, test in self.welch.items() if test.above and self.permutation[depth] < SIGNIFICANCE]
+        """Whose difference is shown to be above what it is tested against."""
+        return [key for key, test in self.welch.items() if test.above and self._agreed(key)]
+
+    @property
+    def below(self) -> list[int]:
+        """Whose difference is shown to be below it."""
+        return [key for key, test in self.welch.items() if test.below and self._agreed(key)]
+
+    def _agreed(self, key: int) -> bool:
+        return not self.permutation or self.permutation[key] < SIGNIFICANCE
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the rule says of some depths."""
+class Comparison:
+    """Differences of validation perplexity: whether there are any, and whether they matter."""
+
+    zero: Family  # against no difference
+    matters: Family  # against MATTERS
+
+    def shown(self, key: int) -> str:
+        """What is shown of one difference, in words."""
+        words = {"better": "below", "worse": "above"}
+        found = next((word for word, side in words.items() if key in getattr(self.zero, side)), None)
+        if found is None:
+            return "nothing"
+        more = f" by more than {MATTERS}" if key in getattr(self.matters, words[found]) else ""
+        return f"{found}{more}"
+
+
+@dataclass(frozen=True)
+class Answer(Comparison):
+    """What the rule says of some depths, each compared with the best."""
 
     best: Group  # the depth of the lowest mean
     set: list[int]  # it and those that are not shown to be worse, shallowest first; alone, it is the best
-    zero: BothTests  # of validation perplexity against no difference
-    matters: BothTests  # the same against MATTERS
-    on_test: BothTests  # as zero on the test split, which chooses nothing
+    on_test: Family  # as zero on the test split, which chooses nothing; empty where that was not measured
 
     @property
     def recommended(self) -> int:
@@ -49,23 +77,46 @@ class Answer:
     @property
     def turned_on_test(self) -> list[int]:
         """The depths that are worse than the best on one split and better on the other."""
-        means = {depth: test.difference.mean for depth, test in self.zero.welch.items()}
-        return [depth for depth, mean in means.items() if mean * self.on_test.welch[depth].difference.mean < 0]
+        means = {depth: test.difference.mean for depth, test in self.on_test.welch.items()}
+        return [depth for depth, mean in means.items() if mean * self.zero.welch[depth].difference.mean < 0]
 
 
-def answer(groups: Mapping[int, Group]) -> Answer:
-    """By the rule, of models by depth."""
+def answer(groups: Mapping[int, Group], both: bool = True) -> Answer:
+    """By the rule, of models by depth; `both`: by permutation tests too."""
     best = best_of(groups)
-    zero, on_test = (both_tests(groups, best, name) for name in ("val_ppl", "test_ppl"))
-    close = [depth for depth in groups if depth not in zero.above]
-    return Answer(best, close, zero, both_tests(groups, best, expected=MATTERS), on_test)
+    pairs = {depth: (group, best) for depth, group in groups.items() if group is not best}
+    found = compared(pairs, both)
+    close = [depth for depth in groups if depth not in found.zero.above]
+    measured = pairs if all(group.has("test_ppl") for group in groups.values()) else {}
+    return Answer(found.zero, found.matters, best, close, _tests(measured, both, "test_ppl"))
 
 
-def both_tests(groups: Mapping[int, Group], best: Group, name: str = "val_ppl", expected: float = 0.0) -> BothTests:
-    """A figure of every group but the best minus that of the best, tested against `expected`: two families."""
-    welch = against(groups, best, name, expected)
-    samples = [(groups[depth].values(name), best.values(name)) for depth in welch]
-    return BothTests(welch, dict(zip(welch, permutation_p_values(samples, expected), strict=True)))
+def compared(pairs: Mapping[int, tuple[Group, Group]], both: bool = True) -> Comparison:
+    """Validation perplexity of the first of each pair minus that of the second; two families, or four with `both`."""
+    return Comparison(_tests(pairs, both), _tests(pairs, both, margin=MATTERS))
+
+
+def _tests(pairs: Mapping[int, tuple[Group, Group]], both: bool, name: str = "val_ppl", margin: float = 0.0) -> Family:
+    """One figure, against a difference of `margin` in the direction of the difference that was found."""
+    expected = [math.copysign(margin, one.mean(name) - other.mean(name)) for one, other in pairs.values()]
+    samples = [(one.values(name), other.values(name)) for one, other in pairs.values()]
+    permutation = permutation_p_values(samples, expected) if both else []
+    return Family(compare(pairs, name, expected), dict(zip(pairs, permutation, strict=False)))
+
+
+def within_operations(groups: Mapping[int, Group], study: Study) -> tuple[float, dict[int, Group]]:
+    """The most operations that every seed of every group was trained, in PFLOP, and what each group was by then.
+
+    Of a seed's figures only the lowest validation perplexity by then stays. No groups where sizes are unknown, or where
+    the first epoch of one takes more.
+    """
+    per_epoch = {key: petaflop_per_epoch(group, study) or 0.0 for key, group in groups.items()}
+    budget = min((per_epoch[key] * int(group.seeds["epochs_run"].min()) for key, group in groups.items()), default=0.0)
+    lowest = {key: best_within(group, study, budget) for key, group in groups.items()}
+    if not all(lowest.values()):
+        return budget, {}
+    tables = {key: pd.DataFrame({"seed": group.seeds["seed"], "val_ppl": lowest[key]}) for key, group in groups.items()}
+    return budget, {key: replace(group, seeds=tables[key]) for key, group in groups.items()}
 
 
 def importances(searches: Mapping[int, Search]) -> dict[str, float]:
