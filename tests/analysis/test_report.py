@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy import stats
 
 from newllm.analysis import report
 from newllm.analysis.part2 import Planned
-from newllm.analysis.report import Facts, at_epoch, best_by, effects_of, facts, given, late_gain, render
+from newllm.analysis.report import Facts, at_epoch, best_by, continued, effects_of, facts, given, late_gain, render
 from newllm.analysis.study import Study
 from stages.report import load
 from tests.analysis.ablation_files import experiment, write
@@ -20,7 +21,7 @@ from tests.analysis.metrics_files import (
     write_diagnostics,
     write_supplements,
 )
-from tests.analysis.part2_files import write_part_two, write_tuned
+from tests.analysis.part2_files import write_part_two, write_recipe, write_tuned
 from tests.analysis.studies import PERPLEXITIES, reload, study
 
 ROOT = Path(__file__).parents[2]
@@ -264,6 +265,28 @@ def test_the_answer_follows_the_rule(tmp_path: Path) -> None:
     assert max(len(several.split()), len(alone.split())) <= 120
     other = texts(reload(tmp_path, [1, 4, 5, 6], planned=Planned(tuned=(4,))))[2].split("\n\n")[0]
     assert "left out here" in other, "not the study’s depths"
+
+
+def test_depth_6_as_the_notebook_trained_it(tmp_path: Path) -> None:
+    """Five seeds of standard deviation 0.0316: one more falls within 2.776 · 0.0316 · √1.2 = 0.0962 of the mean."""
+    write_all(tmp_path)
+    planned = Planned(recipes=("parts", "stretch", "other"))
+    write_recipe(tmp_path, "stretch", 6, 20.7, epochs=200)
+    write_recipe(tmp_path, "other", 6, 20.0, epochs=200, residual=True)
+    for mean, inside in ((20.51, True), (20.5, False), (20.69, True)):
+        write_recipe(tmp_path, "parts", 6, mean, continued=[50, 150])
+        loaded = reload(tmp_path, (1, 4, 6), planned)
+        found = continued(loaded)
+        assert found is not None
+        assert (found.explains, found.more.half_width) == (inside, pytest.approx(0.0962, abs=1e-4))
+        raw = stats.ttest_ind(found.parts.values("val_ppl"), [20.66, 20.68, 20.7, 20.72, 20.74], equal_var=False)
+        assert found.difference.difference.mean == pytest.approx(mean - 20.7)
+        assert found.difference.adjusted_p == pytest.approx(raw.pvalue), "a test of its own: uncorrected"
+    row = next(rows for header, rows in tables(texts(loaded)[1]).items() if header.startswith("| in two parts"))[0]
+    assert [number(cell) for cell in row[:3]] == [20.69, 20.7, -0.01]
+    assert row[4:] == ["20.59 to 20.79", "20.60", "yes"]
+    for alone in ("parts", "stretch"):
+        assert continued(reload(tmp_path, (1, 4, 6), Planned(recipes=(alone, "other")))) is None
 
 
 def test_links_and_anchors(committed: Study) -> None:

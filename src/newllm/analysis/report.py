@@ -135,6 +135,28 @@ def given(study: Study, depth: int) -> int | None:
     return 0 if abs(distance) <= (interval.half_width or 0.0) else 1 if distance > 0 else -1
 
 
+class Continued(NamedTuple):
+    """Depth 6 as the notebook's code trained it, in two parts, beside as many epochs at a stretch."""
+
+    parts: Group
+    stretch: Group
+    difference: Difference  # of validation perplexity, the first minus the second: a test of its own
+    more: Estimate  # where one more seed in two parts falls, in 95 % of cases
+    explains: bool  # whether the notebook's value lies there
+
+
+def continued(study: Study) -> Continued | None:
+    """None where these two recipes were not both trained with more than one seed."""
+    found = {str(dict(group.changes)): group for group in study.part_two.recipes if group.num_layers == 6}
+    parts, stretch = (found.get(str(changes)) for changes in ({"continued": [50, 150]}, {"epochs": 200}))
+    if not parts or not stretch or min(len(parts.seeds), len(stretch.seeds)) == 1:
+        return None
+    more = inference.prediction_interval(parts.values("val_ppl"))
+    distance = next(point for point in published.POINTS if point.num_layers == 6).val_ppl - more.mean
+    explains = abs(distance) <= (more.half_width or 0.0)
+    return Continued(parts, stretch, compare({6: (parts, stretch)})[6], more, explains)
+
+
 def late_gain(group: Group) -> float | None:
     """By how much the lowest validation loss fell in the last epochs, in nats; mean over the seeds that had them."""
     losses = [list(rows["val_loss"]) for rows in group.curves() if len(rows) > LATE]
@@ -167,6 +189,7 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
     context = {
         "study": study,
         "two": two,
+        "continued": continued(study),
         "effects": effects,
         "facts": facts(study, effects),
         "verdicts": claims.judge(study.depths) if study.comparable else [],
