@@ -23,7 +23,15 @@ from newllm.studies.tuning import load_split, parameters_of
 from newllm.training.weights import TrainingRecord, save
 from stages import run
 
-SHARED = ("seed", "margins", "finalists", "finalist_seeds", "widenings", "confirm_seeds")  # with New-LLM's search
+SHARED = (
+    "start",
+    "seed",
+    "margins",
+    "finalists",
+    "finalist_seeds",
+    "widenings",
+    "confirm_seeds",
+)  # with New-LLM's search
 
 
 def main() -> None:

@@ -239,14 +239,6 @@ class SearchConfig(_Section):
         return self
 
 
-class LstmRecipeConfig(_Section):
-    """How an LSTM is trained; `learning_rate_factor` is times the study's rate."""
-
-    learning_rate_factor: Annotated[float, Field(gt=0)]
-    dropout: Annotated[float, Field(ge=0, le=0.999)]
-    schedule: Literal["constant", "linear"]
-
-
 class LstmSpaceConfig(_Section):
     """The values that each knob of an LSTM's recipe may have; numbers in ascending order."""
 
@@ -268,13 +260,12 @@ class LstmSpaceConfig(_Section):
 class LstmConfig(_Section):
     """The LSTM to compare with: the sizes of its hidden state make the stages, the rest is its search.
 
-    Pruning, finalists, seeds, widenings and confirmation are those of `search`. `places`: rows to train at once on a
-    GPU.
+    The first trial's recipe, pruning, finalists, seeds, widenings and confirmation are those of `search`. `places`:
+    rows to train at once on a GPU.
     """
 
     hidden_sizes: list[Dimension]
     space: LstmSpaceConfig
-    start: LstmRecipeConfig
     trials: Annotated[int, Field(ge=1, le=10_000)]
     first_round: Count
     round_size: Count
@@ -287,9 +278,6 @@ class LstmConfig(_Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for knob, value in self.start:
-            if value not in getattr(self.space, knob):
-                raise ValueError(f"start.{knob} is {value!r}, but space.{knob} is {getattr(self.space, knob)}; add it")
         recipes = math.prod(len(values) for _, values in self.space)
         if self.trials > recipes:
             raise ValueError(f"trials {self.trials} exceed the {recipes} recipes of space; lower trials")
@@ -365,6 +353,14 @@ class Config(_Section):
     checkpoint: CheckpointConfig
     study: StudyConfig
     recipes: dict[RecipeName, RecipeConfig]
+
+    @model_validator(mode="after")
+    def _lstm_can_start(self) -> Self:
+        for knob, values in self.lstm.space if self.lstm.hidden_sizes else ():
+            value = getattr(self.search.start, knob)
+            if value not in values:
+                raise ValueError(f"search.start.{knob} is {value!r}, but lstm.space.{knob} is {values}; add it")
+        return self
 
     @model_validator(mode="after")
     def _recipes_fit(self) -> Self:

@@ -26,6 +26,7 @@ CHANGES: dict[str, Any] = {
     "model": {"embedding_dim": 8},
     "train": {"epochs": 4, "batch_size": 32, "base_learning_rate": 0.01, "base_batch_size": 32, "precision": "fp32"},
     "search": {
+        "start": {"dropout": 0.0},
         "unpruned": [1],  # of New-LLM: an LSTM's trials leave all the same
         "margins": [[2, 0.05]],
         "finalists": 2,
@@ -35,7 +36,6 @@ CHANGES: dict[str, Any] = {
     },
     "lstm": {
         "space": {"learning_rate_factor": [0.5, 1.0, 2.0], "dropout": [0.0, 0.3], "schedule": ["constant", "linear"]},
-        "start": {"learning_rate_factor": 1.0, "dropout": 0.0},
         "trials": 5,
         "first_round": 3,
         "round_size": 2,
@@ -176,7 +176,10 @@ def test_bad_input_is_named(project: Path, monkeypatch: pytest.MonkeyPatch) -> N
         run(monkeypatch, 0)
     values = yaml.safe_load((project / "params.yaml").read_text())
     for changes, message in (
-        ({"start": {"dropout": 0.2}}, r"start\.dropout is 0\.2"),
+        (
+            {"hidden_sizes": [12], "space": {"dropout": [0.2, 0.3]}},
+            r"search\.start\.dropout is 0\.0, but lstm\.space\.dropout is \[0\.2",
+        ),
         ({"trials": 13}, "12 recipes"),
         ({"hidden_sizes": [4, 4]}, "hidden size 4 is given twice"),
         ({"space": {"learning_rate_factor": [2.0, 1.0]}}, r"lstm\.space\.learning_rate_factor"),

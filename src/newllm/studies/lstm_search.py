@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from newllm.config import Config
+from newllm.config import Config, LstmSpaceConfig
 from newllm.runtime.parts import PartsStore
 from newllm.studies.lstm import LstmShape, loss_and_accuracy, train_lstm
 from newllm.studies.search import (
@@ -70,7 +70,8 @@ def find(shape: LstmShape, config: Config, windows: tuple[Tensor, Tensor], store
     """
     own, common = config.lstm, config.search
     rounds = own.trials, own.first_round, own.round_size
-    plan = plan_with(own.space.model_dump(), own.start.model_dump(), rounds, common)
+    start = common.start.model_dump(include=set(LstmSpaceConfig.model_fields))
+    plan = plan_with(own.space.model_dump(), start, rounds, common)
 
     def train(pairs: Sequence[tuple[int, Recipe]], rule: Rule | None = None) -> Training:
         stack = [_row(recipe, seed, config) for seed, recipe in pairs]
