@@ -292,6 +292,12 @@ def test_a_smaller_stack_is_captured_anew(captured: None) -> None:
     assert not training.is_warm
 
 
+def test_the_first_row_with_dropout_is_warmed_up_for(captured: None) -> None:
+    rows = [Row(3, PLAIN), Row(4, PLAIN), Row(1, DROPS)]
+    train(SHAPE, rows, CONFIG.model_copy(update={"epochs": 1}), DATA, places=1)
+    assert [[row.recipe for row in like.rows] for like in Likes.tasks[1:]] == [[PLAIN], [DROPS]]
+
+
 def test_only_the_first_windows_warm_up(captured: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer, "WARM_UP_WINDOWS", 5)
     stack_of().start_epoch()

@@ -1,1 +1,1 @@
-"""From text to token windows: fetch the corpus, count its vocabulary, encode and cut it. Needs no torch."""
+"""From text to token windows: count a corpus's vocabulary, encode its rows and cut them. Needs no torch."""

@@ -31,7 +31,7 @@ from newllm.runtime.graphs import Graphs
 from newllm.runtime.progress import Progress
 from newllm.runtime.resume import State, StateStore
 from newllm.training.evaluation import PAD_ID, Batch, batches_by_length
-from newllm.training.optimiser import clipping, flatten, rate_factor, unflatten
+from newllm.training.optimiser import flatten, unflatten
 from newllm.training.records import Training
 from newllm.training.rows import Row
 from newllm.training.stack import Ledger, Start, Task
@@ -221,22 +221,9 @@ class LstmTask(Task):
 class LstmTrainer(StackTrainer):
     """Trains a stack of LSTMs: the trainer of New-LLM with another model."""
 
-    def _train_step(self, size: int) -> None:
-        stack = self.stack
-        batch = self.windows[self.order.index_select(1, self.position + self.batch_rows[:size])]
-        counts = (batch[:, :, 1:] != PAD_ID).sum((1, 2)).clamp(min=1)
-        scale = stack.scaler.scale
-        parameters = unflatten(stack.flat, self.task.shape)
-        losses, gradients = losses_and_gradients(parameters, batch, scale / counts, self._keep(size), self.dtype)
-        gradient = flatten(gradients, self.task.shape)
-        norm = gradient.norm(dim=1) / scale
-        finite = norm.isfinite()
-        rates = stack.rates * rate_factor(stack.steps, stack.warmup_steps, stack.decay_steps)
-        stack.adam.step(stack.flat, gradient, clipping(norm, stack.max_norms) / scale, finite, rates)
-        failed = stack.scaler.update(finite) | ~losses.isfinite()
-        self.totals.add(losses, counts, norm, failed)
-        self.position += size
-        stack.steps += 1
+    def _losses_and_gradients(self, batch: Tensor, scale: Tensor) -> tuple[Tensor, Parameters]:
+        parameters = unflatten(self.stack.flat, self.task.shape)
+        return losses_and_gradients(parameters, batch, scale, self._keep(batch.shape[1]), self.dtype)
 
     def _keep(self, batch: int) -> Tensor | None:
         """Dropout's factors for a batch, drawn from each row's own stream for its own step."""

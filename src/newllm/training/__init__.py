@@ -1,1 +1,1 @@
-"""Training of stacked seeds, and what is measured on the trained models."""
+"""Training of stacks of rows, each with a seed and a recipe of its own, and the weights that it leaves."""

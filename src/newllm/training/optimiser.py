@@ -92,10 +92,6 @@ class Adam:
         denominator = (self.second / correction[:, None]).sqrt_().add_(EPS)
         flat.sub_(self.first.div(denominator).mul_((weight * rate)[:, None]))
 
-    def select(self, rows: Sequence[int]) -> None:
-        """Keeps only some rows."""
-        self.first, self.second, self.steps = (x[list(rows)] for x in (self.first, self.second, self.steps))
-
 
 def clipping(norm: Tensor, limit: Tensor | float) -> Tensor:
     """The factor [S] that brings gradients of these norms [S] down to the norms `limit`, one number or [S]."""
@@ -125,10 +121,6 @@ class LossScaler:
         self.streak.masked_fill_(grows, 0)
         self.scale.mul_(torch.where(finite, torch.where(grows, 2.0, 1.0), 0.5))
         return incurable
-
-    def select(self, rows: Sequence[int]) -> None:
-        """Keeps only some seeds."""
-        self.scale, self.streak = self.scale[list(rows)], self.streak[list(rows)]
 
 
 def scaled_learning_rate(base_rate: float, batch_size: int, base_batch_size: int) -> float:

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from newllm.config import TrainConfig
 from newllm.errors import UserError
 from newllm.model import plain
-from newllm.model.definition import ModelShape
+from newllm.model.definition import ModelShape, Parameters
 from newllm.model.gradients import losses_and_gradients
 from newllm.model.scan import pieces_for
 from newllm.model.streams import Dropout, dropout_masks, random_stream
@@ -186,10 +186,13 @@ class StackTrainer:
             number = self.members[place]
             self.ledger.best[number] = self.stack.best[place].to("cpu", copy=True)
             self.progress.skip(self.config.epochs - len(histories[number].curve))
+        dropped = self._drops
         for number in self.ledger.begin(len(free)):
             place = free.pop(0)
             self.stack.put(place, Stack(self.task, [number]))
             self.members[place] = number
+        if self._drops != dropped:  # by other kernels
+            self.is_warm = not self.graphs.enabled
         if free:
             self.leave(free)
 
@@ -309,16 +312,7 @@ class StackTrainer:
         batch = self.windows[rows]
         counts = (batch[:, :, 1:] != PAD_ID).sum((1, 2)).clamp(min=1)
         scale = stack.scaler.scale
-        losses, gradients = losses_and_gradients(
-            cast(stack.flat, self.task.shape, self.dtype),
-            batch,
-            PAD_ID,
-            scale / counts,
-            self._dropout(size),
-            self.dtype,
-            self.task.shape.residual,
-            self._needed(size),
-        )
+        losses, gradients = self._losses_and_gradients(batch, scale / counts)
         gradient = flatten(gradients, self.task.shape)
         if self.learns is not None:
             gradient *= self.learns
@@ -330,6 +324,19 @@ class StackTrainer:
         self.totals.add(losses, counts, norm, failed)
         self.position += size
         stack.steps += 1
+
+    def _losses_and_gradients(self, batch: Tensor, scale: Tensor) -> tuple[Tensor, Parameters]:
+        """Each row's loss [S], summed over the targets of its windows [S, B, T + 1], and gradients of scale * loss."""
+        return losses_and_gradients(
+            cast(self.stack.flat, self.task.shape, self.dtype),
+            batch,
+            PAD_ID,
+            scale,
+            self._dropout(batch.shape[1]),
+            self.dtype,
+            self.task.shape.residual,
+            self._needed(batch.shape[1]),
+        )
 
     def _needed(self, batch: int) -> list[int] | None:
         """Rows of a batch to compute at each position.
