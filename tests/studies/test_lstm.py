@@ -263,7 +263,8 @@ def losses(training: Training) -> list[float]:
 
 
 @pytest.mark.cuda
-def test_losses_and_gradients_on_a_gpu_are_those_of_the_cpu() -> None:
+def test_losses_and_gradients_on_a_gpu_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     parameters = fresh([3, 4])
     batches = torch.stack([DATA[0][:16], DATA[0][16:32]])
     keep = 2.0 * torch.randint(2, (2, 9, 16, 20), generator=torch.Generator().manual_seed(0))

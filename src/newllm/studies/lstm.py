@@ -103,7 +103,8 @@ def losses_and_gradients(
         scale: factor of each row's gradients [S].
         keep: dropout's factors [S, T, B, E + H] of the LSTM's inputs and then of its outputs: 0 for what is dropped,
             1 / (1 - probability) for the rest. None: no dropout.
-        dtype: type of the recurrence and of the matrix products.
+        dtype: type of the recurrence and of the matrix products. On a GPU torch lets cuDNN round float32 to TF32 in
+            them unless told otherwise.
 
     Returns:
         Loss of each row in nats, not scaled [S], and gradients in float32 or wider by the parameters' names [S, ...].
