@@ -18,8 +18,7 @@ from newllm.analysis.summary import summary
 from newllm.files import write_json
 from tests.analysis.metrics_files import write_supplements
 from tests.analysis.studies import reload, study
-
-ROOT = Path(__file__).parents[2]
+from tests.checkout import ROOT, write_parameters
 
 
 def dvc(folder: Path, *arguments: str) -> str:
@@ -39,8 +38,8 @@ def dvc(folder: Path, *arguments: str) -> str:
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole study's metrics, made up, under the pipeline as it is."""
     folder = tmp_path_factory.mktemp("metrics")
-    for name in ("dvc.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, folder)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    write_parameters(folder)
     write_supplements(folder, study(folder).depths)
     write_json(folder / "metrics/summary.json", summary(reload(folder)))
     dvc(folder, "init", "--quiet", "--no-scm")

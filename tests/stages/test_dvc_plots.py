@@ -14,9 +14,9 @@ import yaml
 
 from newllm.runtime.git import isolated
 from tests.analysis.metrics_files import write_all
+from tests.checkout import ROOT, write_parameters
 
 pytestmark = pytest.mark.git
-ROOT = Path(__file__).parents[2]
 ENVIRONMENT = isolated(os.environ) | {"PYTHONPATH": str(ROOT)}
 
 
@@ -39,7 +39,7 @@ def specifications(folder: Path, *command: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_parameters(tmp_path)
     report(tmp_path, 1, 4, 6)
     call(tmp_path, "git", "init", "-q")
     call(tmp_path, sys.executable, "-m", "dvc", "init", "-q")

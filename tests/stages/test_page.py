@@ -1,14 +1,12 @@
 """`make report` without its browser: the page is written whole, or the earlier one stays."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from tests.analysis.metrics_files import write_all
-
-ROOT = Path(__file__).parents[2]
+from tests.checkout import ROOT, write_parameters
 
 
 def call(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -18,7 +16,7 @@ def call(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_page_is_written_and_an_error_leaves_it(tmp_path: Path) -> None:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_parameters(tmp_path)
     write_all(tmp_path)
     done = call(tmp_path)
     page = tmp_path / "build/report/index.html"

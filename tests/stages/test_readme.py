@@ -1,7 +1,6 @@
 """README's results come from the committed metrics, and stay as they are where there are none."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 from stages.readme import BEGIN, END, replaced, results_section
 from tests.analysis.metrics_files import change_json, write_diagnostics
 from tests.analysis.studies import PERPLEXITIES, study
-from tests.checkout import ROOT, in_git
+from tests.checkout import ROOT, in_git, write_parameters
 
 
 def call(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -27,7 +26,7 @@ def call(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_parameters(tmp_path)
     study(tmp_path)
     (tmp_path / "README.md").write_text(f"# Title\n\n{BEGIN}\nearlier\n{END}\n\n## More\n")
     return tmp_path

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.analysis.metrics_files import change_json, final_perplexity, write_all, write_supplements
+from tests.checkout import ROOT, write_parameters
 
-ROOT = Path(__file__).parents[2]
 OUTPUTS = [
     "metrics/report.md",
     "metrics/appendix.md",
@@ -50,7 +50,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_parameters(tmp_path)
     write_all(tmp_path)
     write_supplements(tmp_path)
     return tmp_path
