@@ -46,9 +46,11 @@ def repro(project: Path, jobs: int, targets: Sequence[str]) -> None:
     with alone(project / PLACE) as place:
         workspace = Workspace(project, os.environ | {"PATH": path, VARIABLE: str(place)})
         common, groups = workspace.plan(targets)
-        if common:
+        changed = workspace.changed()
+        if not changed.isdisjoint(common):
             workspace.repro(common)
-        outdated = workspace.outdated(groups)
+            changed = workspace.changed()
+        outdated = [group for group in groups if not changed.isdisjoint(group.stages)]
         failed = _run_beside(workspace, place, outdated, jobs) if len(outdated) > 1 else []
         computed = [group for group in outdated if group not in [job.group for job in failed]]
         if not failed:
@@ -72,11 +74,10 @@ class Workspace:
             wanted = [stage.addressing for target in targets for stage in repo.stage.collect(target)]
         return split(needed(graph, wanted))
 
-    def outdated(self, groups: Sequence[Group]) -> list[Group]:
-        """Those with a stage that is not up to date."""
+    def changed(self) -> set[str]:
+        """The stages that are not up to date."""
         with Repo(str(self.project)) as repo:
-            changed = set(repo.status())
-        return [group for group in groups if not changed.isdisjoint(group.stages)]
+            return set(repo.status())
 
     def clone(self, folder: Path) -> dict[str, str]:
         """Makes a clone, and returns the environment for it."""
