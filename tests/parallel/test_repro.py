@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,7 @@ from newllm.parallel.processes import VARIABLE, belonging_to
 from newllm.parallel.queue import Job, Progress, Queue
 from newllm.parallel.repro import Workspace, alone
 from newllm.runtime.git import isolated
+from newllm.runtime.gpus import Gpu
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.xdist_group("parallel")]
 
@@ -181,9 +183,28 @@ def test_the_longest_begin_first_whatever_order_the_queue_has(tmp_path: Path, mo
     monkeypatch.setattr(repro, "TURN", 0)
     monkeypatch.setattr(Workspace, "clone", lambda *_: {})
     groups = [Group((f"train@{depth}",), (f"train@{depth}",)) for depth in (8, 7, 6, 5, 4)]
-    assert repro._run_beside(Workspace(tmp_path, {}), tmp_path, groups, 2) == []
+    assert repro._run_beside(Workspace(tmp_path, {}), tmp_path, groups, 2, 4) == []
+    assert queue.count == 4
     assert sorted(queue.taken[:2]) == ["train@7", "train@8"]
     assert queue.taken[2:] == ["train@6", "train@5", "train@4"]
+
+
+@pytest.mark.parametrize(("jobs", "workers", "devices"), [(1, 2, "a"), (2, 4, "a,b"), (8, 8, "a,b")])
+def test_each_gpu_has_a_group_that_waits_for_it(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, jobs: int, workers: int, devices: str
+) -> None:
+    asked: list[object] = []
+
+    def beside(workspace: Workspace, *arguments: Any) -> list[Job]:
+        asked.extend([workspace._variables["CUDA_VISIBLE_DEVICES"], *arguments[-2:]])
+        raise UserError("seen")
+
+    monkeypatch.chdir(toy.folder)
+    monkeypatch.setattr(repro, "_run_beside", beside)
+    monkeypatch.setattr(Workspace, "changed", lambda _: {"train@1", "train@2"})
+    with pytest.raises(UserError, match="seen"):
+        repro.repro(toy.folder, jobs, [], [Gpu("a", "a", "A"), Gpu("b", "b", "B")][:jobs])
+    assert asked == [devices, jobs, workers]
 
 
 def test_what_a_killed_run_has_left_is_ended_and_removed(tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from newllm.runtime.gpus import VARIABLE, installed, visible
 def main() -> None:
     """Reads the options; one job is plain `dvc repro`."""
     parser = argparse.ArgumentParser(prog="python -m newllm.parallel", description=__doc__)
-    parser.add_argument("--jobs", type=int, help="groups of stages at once; the number of GPUs unless given")
+    parser.add_argument(
+        "--jobs", type=int, help="groups of stages at once, each on a GPU; the number of GPUs unless given"
+    )
     parser.add_argument("targets", nargs="*", help="as of dvc repro; all stages without")
     options = parser.parse_args()
-    jobs = options.jobs
-    if jobs is None:
-        jobs = max(1, len(visible(os.environ.get(VARIABLE), installed())))
+    gpus = visible(os.environ.get(VARIABLE), installed())
+    jobs = max(1, len(gpus)) if options.jobs is None else options.jobs
     if jobs < 1:
         parser.error(f"--jobs: found {jobs}, expected 1 or more")
     if jobs == 1:
@@ -31,7 +32,7 @@ def main() -> None:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells have it where nothing is to end
             signal.signal(number, _end)
     try:
-        repro(Path.cwd(), jobs, options.targets)
+        repro(Path.cwd(), jobs, options.targets, gpus[:jobs])
     except UserError as error:
         sys.exit(f"error: {error}")
     except DvcException as error:

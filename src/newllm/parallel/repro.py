@@ -20,6 +20,8 @@ from newllm.parallel.log import RUNNING
 from newllm.parallel.processes import AT_ONCE, VARIABLE, belonging_to, end, end_run, run
 from newllm.parallel.queue import DVC, Job, Progress, Queue
 from newllm.runtime.git import in_folder, isolated
+from newllm.runtime.gpus import VARIABLE as GPUS
+from newllm.runtime.gpus import Gpu
 
 PLACE = Path(".dvc/tmp/parallel")  # which neither git nor DVC looks at
 STATES = "NEWLLM_STATES"  # names the folder of the trainings' states
@@ -27,13 +29,15 @@ TURN = 1.0  # seconds between two looks at the jobs
 LINES_SHOWN = 25  # of a failed job's log
 
 
-def repro(project: Path, jobs: int, targets: Sequence[str]) -> None:
+def repro(project: Path, jobs: int, targets: Sequence[str], gpus: Sequence[Gpu] = ()) -> None:
     """Brings stages up to date, several at once, and leaves the project as `dvc repro` would.
 
     Args:
         project: the current folder.
         jobs: how many groups of stages may run at once.
         targets: as of `dvc repro`; all stages without.
+        gpus: on which stages may run, no more than `jobs`. As many groups again then start beside those that have one
+            and wait for it, so that no GPU waits for a stage that is still importing torch.
 
     Raises:
         UserError: a stage has failed, or this runs already.
@@ -44,14 +48,16 @@ def repro(project: Path, jobs: int, targets: Sequence[str]) -> None:
     if shutil.which("dvc", path=path) is None:
         raise UserError("dvc: found no such command, by which DVC's queue starts its workers; activate the environment")
     with alone(project / PLACE) as place:
-        workspace = Workspace(project, os.environ | {"PATH": path, VARIABLE: str(place)})
+        chosen = {GPUS: ",".join(gpu.name for gpu in gpus)} if gpus else {}
+        workspace = Workspace(project, os.environ | chosen | {"PATH": path, VARIABLE: str(place)})
         common, groups = workspace.plan(targets)
         changed = workspace.changed()
         if not changed.isdisjoint(common):
             workspace.repro(common)
             changed = workspace.changed()
         outdated = [group for group in groups if not changed.isdisjoint(group.stages)]
-        failed = _run_beside(workspace, place, outdated, jobs) if len(outdated) > 1 else []
+        workers = max(jobs, 2 * len(gpus))
+        failed = _run_beside(workspace, place, outdated, jobs, workers) if len(outdated) > 1 else []
         computed = [group for group in outdated if group not in [job.group for job in failed]]
         if not failed:
             workspace.repro(targets, computed if len(outdated) > 1 else [])
@@ -108,22 +114,22 @@ class Workspace:
             raise UserError(f"dvc repro: status {status}; what has failed is said above")
 
 
-def _run_beside(workspace: Workspace, place: Path, groups: Sequence[Group], jobs: int) -> list[Job]:
+def _run_beside(workspace: Workspace, place: Path, groups: Sequence[Group], jobs: int, workers: int) -> list[Job]:
     """Runs groups through the queue of a clone; returns those that have failed, their logs saved in `place`."""
-    workers = min(jobs, len(groups))
+    first = min(jobs, len(groups))
     names = ", ".join(group.name for group in groups)
-    print(f"{len(groups)} groups of stages are out of date, {workers} at once: {names}", flush=True)
+    print(f"{len(groups)} groups of stages are out of date, {first} at once: {names}", flush=True)
     folder = place / "project"
     queue = Queue(folder, place, workspace.clone(folder))
     with Display() as display:
         for number, group in enumerate(groups, 1):
             queue.put(group)
-            if number == workers:
-                queue.start(workers)
+            if number == first:
+                queue.start(min(workers, len(groups)))
             _look(queue, display)
             # one at a time, once the workers have theirs: Celery's files are taken in the order of their names, which
             # begin with the machine's uptime, as text
-            while number >= workers and queue.waits:
+            while number >= first and queue.waits:
                 sleep(TURN)
                 _look(queue, display)
         while not queue.is_finished:
