@@ -64,7 +64,11 @@ def write_recipe(root: Path, name: str, depth: int, mean: float, **changes: Any)
 
 def write_lstm(root: Path, hidden: int, mean: float) -> None:
     recipe = {"learning_rate_factor": 1.0, "dropout": 0.4, "schedule": "linear"}
-    found = {key: value for key, value in search(1, mean, recipe).items() if key in ("trials", "finalists", "chosen")}
+    found = {
+        key: value
+        for key, value in search(1, mean, recipe).items()
+        if key in ("space", "trials", "finalists", "chosen")
+    }
     _confirmed(root, "lstm", hidden, 1, mean, 10, recipe=recipe, hidden_size=hidden, **found)
 
 

@@ -122,9 +122,9 @@ def test_numbers_that_decide_and_the_others() -> None:
     assert "PPL(8) − PPL(4) = +3.10 ± 0.05 (p < 0.0001)" in rest
     text, rest = deciding(1, {2: 19.7, 3: 19.5})
     assert text == (
-        "PPL(2) − PPL(4) = −0.20 ± 0.05 (p < 0.0001 against 0.05); "
-        "PPL(3) − PPL(4) = −0.40 ± 0.05 (p < 0.0001 against 0.05)"
-    ), "what refutes are the pairs that do"
+        "PPL(3) − PPL(4) = −0.40 ± 0.05 (p < 0.0001 against 0.05); "
+        "PPL(2) − PPL(4) = −0.20 ± 0.05 (p < 0.0001 against 0.05)"
+    ), "what refutes are the pairs that do, the furthest first"
     assert rest.count("PPL(4)") == 7, "all of them against 0"
     text, rest = deciding(1, {3: 19.92, 5: 19.93})
     assert text.count("PPL(4)") == 2, "what leaves it open are the pairs that do"

@@ -42,7 +42,9 @@ def test_no_picture_of_what_was_not_measured(tmp_path: Path) -> None:
     assert set(found) == {*ALWAYS, "fit", "cost_to_target", "grown_contexts"}
     write_part_two(tmp_path)
     planned = Planned((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
-    assert set(drawn(reload(tmp_path, (1, 4, 6), planned))) == {*found, "changed_recipes", "importances"}
+    assert set(drawn(reload(tmp_path, (1, 4, 6), planned))) == {
+        *found, "changed_recipes", "importances", "searches", "tuned"
+    }  # fmt: skip
     write_all(tmp_path, perplexity_of=lambda depth, seed: 30.0 + seed)
     (tmp_path / "metrics/diagnostics").rename(tmp_path / "metrics/other")
     (tmp_path / "metrics/expand").rename(tmp_path / "metrics/others")
@@ -62,12 +64,26 @@ def test_perplexities_are_drawn_as_they_are(tmp_path: Path) -> None:
 
 
 def test_marks_of_changed_recipes_stand_at_their_depth(tmp_path: Path) -> None:
-    write(tmp_path, experiment(RESIDUAL), experiment({6: 20.5}, **{"train.warmup_epochs": 10}))
+    warm = experiment({6: 20.5, 8: 23.1}, **{"train.warmup_epochs": 10})
+    write(tmp_path, experiment(RESIDUAL), warm, experiment({6: 20.4}, **{"train.schedule": "linear"}))
     found = rows(drawn(study(tmp_path, epochs=3))["changed_recipes"])
     values = {(row["series"], row["num_layers"]): row["val_ppl"] for row in found}
     assert {depth: values["residual connections", depth] for depth in RESIDUAL} == pytest.approx(RESIDUAL)
     assert values["warm-up epochs 10", 6] == pytest.approx(20.5)
-    assert len(values) == 8 + 3 + 1
+    assert len(values) == 8 + 3 + 2, "what was tried at one depth alone is left to the table"
+
+
+def test_a_map_of_each_search(tmp_path: Path) -> None:
+    """The made-up trials: a cell each; dropout 0 at rate 4 diverged, 0.1 at rate 1 was pruned."""
+    write_all(tmp_path)
+    write_part_two(tmp_path)
+    found = drawn(reload(tmp_path, (1, 4, 6), Planned(tuned=(1, 4))))["searches"]
+    assert len(found.panels) == 2
+    cells = {(row["rate"], row["dropout"]): row for row in rows(found, 1)}
+    assert len(cells) == 20
+    assert [place for place, row in cells.items() if row["label"] == "×"] == [(1.0, 0.1), (4.0, 0.0)]
+    assert cells[2.0, 0.3]["val_ppl"] == pytest.approx(19.204), "as trained there"
+    assert [place for place, row in cells.items() if row["chosen"]] == [(2.0, 0.3)]
 
 
 def test_titles_say_what_is_shown(tmp_path: Path) -> None:

@@ -61,6 +61,12 @@ def test_the_more_cautious_of_both_tests_counts() -> None:
     assert shown(0.01, 0.05) == shown(0.05, 0.01) == shown(0.01, 0.01, -0.2) == []
 
 
+def test_where_both_tests_disagree() -> None:
+    welch = {depth: Difference(Estimate(0.2, 0.1), 0.0, p) for depth, p in ((1, 0.01), (2, 0.01), (3, 0.06), (4, 0.06))}
+    assert Family(welch, {1: 0.01, 2: 0.06, 3: 0.01, 4: 0.06}).disagreeing == [2, 3]
+    assert Family(welch, {}).disagreeing == []
+
+
 def test_what_the_test_split_says_is_shown() -> None:
     groups = some({1: 19.4, 4: 19.2, 6: 19.3})
     groups[6].seeds["test_ppl"] = 17.0
@@ -106,10 +112,10 @@ def searches(depths: tuple[int, ...] = (1, 4), **changes: object) -> dict[int, S
 def test_importances() -> None:
     """Dropout makes the trials good or bad, the rate little, depth hardly; the other knobs never differ."""
     found = importances(searches())
-    assert set(found) == {"depth", "dropout", "learning_rate_factor"}
+    assert set(found) == {"depth", "dropout", "learning rate"}
     assert sum(found.values()) == pytest.approx(1)
     assert next(iter(found)) == "dropout"
-    assert found["dropout"] > 0.5 > found["learning_rate_factor"] > found["depth"]
+    assert found["dropout"] > 0.5 > found["learning rate"] > found["depth"]
 
 
 def test_pruned_and_diverged_trials_count() -> None:
@@ -127,8 +133,8 @@ def test_pruned_and_diverged_trials_count() -> None:
         values = {"number": number, "recipe": recipe, "pruned": pruned, "problem": "infinite" if diverged else None}
         trials.append({**first, **values, "val_ppl": None if diverged else (60.0 if pruned else 20.0) + repeat})
     found = importances(searches(trials=trials, depths=(4,)))
-    assert found["learning_rate_factor"] == pytest.approx(0.5, abs=0.01)
-    assert found["initialisation"] == pytest.approx(found["learning_rate_factor"])
+    assert found["learning rate"] == pytest.approx(0.5, abs=0.01)
+    assert found["initial weights"] == pytest.approx(found["learning rate"])
     assert found["dropout"] == pytest.approx(0, abs=0.01)
 
 

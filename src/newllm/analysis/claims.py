@@ -40,6 +40,11 @@ class Verdict:
     deciding: str
     rest: str = ""
 
+    @property
+    def first(self) -> str:
+        """The first of the numbers that decide it."""
+        return self.deciding.partition("; ")[0]
+
 
 Groups = Mapping[int, Group]
 Pair = tuple[int, int]
@@ -96,7 +101,8 @@ def _worse(pairs: Callable[[Groups], Sequence[Pair]], least: float = 0.0, margin
         deciding = {pair: test for pair, test in tests.items() if not test.above}
         outcome = _outcome(not deciding, bool(refuting))
         if outcome is Outcome.REFUTED:  # by tests against the margin: those against `least` are told too
-            return outcome, _text(refuting), _text(tests)
+            furthest = dict(sorted(refuting.items(), key=lambda pair: pair[1].difference.mean))
+            return outcome, _text(furthest), _text(tests)
         if outcome is Outcome.SUPPORTED:
             closest = min(tests, key=lambda pair: tests[pair].difference.mean)
             deciding = {closest: tests[closest]}

@@ -48,6 +48,13 @@ def effort(group: Group, study: Study, target: float | None = None) -> Effort:
     return Effort(len(found), mean_epochs, mean_seconds, joules, petaflop)
 
 
+def soonest(groups: Iterable[Group], study: Study, target: float) -> tuple[Group, Effort] | None:
+    """Which model reaches a target in the fewest seconds, of those of which most seeds do; None where none does."""
+    ways = [(group, effort(group, study, target)) for group in groups]
+    ways = [(group, way) for group, way in ways if way.reached]
+    return min(ways, key=lambda one: (-one[1].reached / len(one[0].seeds), one[1].seconds), default=None)
+
+
 def main_target(study: Study) -> float:
     """The validation perplexity to be reached.
 

@@ -18,10 +18,12 @@ from newllm.analysis.cost import effort, main_target
 from newllm.analysis.fit import TRAIN_LOSS, gaps
 from newllm.analysis.published import POINTS, TRAJECTORY, Point
 from newllm.analysis.records import PATTERNS, Group
-from newllm.analysis.study import Study, by_change, growth, learning_curves, plateau_epochs, spread
-from newllm.analysis.tuning import importances
+from newllm.analysis.schemas import Search
+from newllm.analysis.study import Study, best_of, by_change, growth, learning_curves, plateau_epochs, spread
+from newllm.analysis.tuning import answer, importances
 
 WIDTH, HEIGHT, PANELS_APART = 760, 380, 60
+SHADES = 2.0  # perplexity from the lowest that colours tell apart
 SCALE = 1.6  # pixels of the file a unit: some 1,300 wide
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
@@ -42,18 +44,22 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture of one or two panels, which stand side by side in the file and below each other on the page."""
+    """A picture of panels, `columns` of which stand side by side in the file; on the page as many as have room."""
 
     name: str
     title: str
     subtitle: str
     panels: Sequence[Any]
+    height: int = HEIGHT
+    columns: int = 2
 
     def png(self) -> bytes:
         """The picture as a file; the same bytes for the same numbers."""
-        width = (WIDTH - PANELS_APART * (len(self.panels) - 1)) / len(self.panels)
-        panels = [panel.properties(width=width, height=HEIGHT) for panel in self.panels]
-        chart = alt.hconcat(*panels, spacing=PANELS_APART).resolve_legend(color="shared", shape="shared")
+        columns = min(self.columns, len(self.panels))
+        apart = PANELS_APART if columns <= 2 else PANELS_APART // 4
+        width = (WIDTH - apart * (columns - 1)) / columns
+        panels = [panel.properties(width=width, height=self.height) for panel in self.panels]
+        chart = alt.concat(*panels, columns=columns, spacing=apart).resolve_legend(color="shared", shape="shared")
         title = {"text": self.title, "subtitle": self.subtitle}
         specification = {**_plain(chart), "title": title, "config": STYLE, "padding": 14}
         return bytes(vl_convert.vegalite_to_png(specification, scale=SCALE))
@@ -61,7 +67,7 @@ class Figure:
     def specifications(self) -> list[dict[str, Any]]:
         """The panels for the page, each as wide as it may be; names below each other, for a narrow screen."""
         style = {**STYLE, "legend": {**STYLE["legend"], "columns": 1}}
-        charts = [_plain(panel.properties(width="container", height=HEIGHT)) for panel in self.panels]
+        charts = [_plain(panel.properties(width="container", height=self.height)) for panel in self.panels]
         return [{**chart, "config": style} for chart in charts]
 
 
@@ -74,7 +80,7 @@ def _plain(chart: Any) -> dict[str, Any]:
 def draw_all(study: Study) -> list[Figure]:
     """Those pictures for which something was measured."""
     drawings: Sequence[Callable[[Study], Figure | None]] = [
-        _perplexity_by_depth, _changed, _fit, _learning_curves, _cost, _grown, _importances,
+        _perplexity_by_depth, _tuned, _changed, _fit, _learning_curves, _cost, _grown, _importances, _searches,
     ]  # fmt: skip
     return [figure for draw in drawings if (figure := draw(study))]
 
@@ -142,20 +148,54 @@ def _perplexity_by_depth(study: Study) -> Figure:
     dots = _chart(columns, x=_depths(), y="val_ppl:Q", tooltip=_tips(seed=None, val_ppl=".3f"))
     means = _means(lines, POINTS if study.comparable else (), connected=False)
     title = f"Depth {study.best.num_layers} has the lowest perplexity {OURS}"
+    if len(tuned) > 1:
+        best = best_of(tuned).num_layers
+        title = f"The lowest perplexity is at depth {study.best.num_layers} {OURS}, at {best} when tuned"
+        title += _so_far(study)
     subtitle = "large marks: means with 95 % intervals; small dots: single models; the notebook trained one of each"
     dots = dots.mark_circle(size=40, opacity=0.35, color=COLOURS[0])
     return Figure("perplexity_by_depth", title, subtitle, [dots + means])
+
+
+def _so_far(study: Study) -> str:
+    tuned = study.part_two.tuned
+    return "" if study.depths.keys() <= tuned.keys() else f" (of {', '.join(map(str, tuned))})"
+
+
+def _tuned(study: Study) -> Figure | None:
+    """The tuned depths closer, a dot a model; filled marks for those of the rule's set."""
+    tuned = study.part_two.tuned
+    if len(tuned) < 2:
+        return None
+    found = answer(tuned)
+    kinds = ["best, or not shown to be worse", "shown to be worse"]
+    lines = {kind: {d: one for d, one in tuned.items() if (d in found.set) == (kind == kinds[0])} for kind in kinds}
+    lines = {kind: groups for kind, groups in lines.items() if groups}
+    seeds = pd.concat([group.seeds.assign(num_layers=depth) for depth, group in tuned.items()])
+    columns = seeds[["num_layers", "val_ppl", "seed"]].reset_index(drop=True)
+    dots = _chart(columns, x=_depths(), y="val_ppl:Q", tooltip=_tips(seed=None, val_ppl=".3f"))
+    dots = dots.mark_circle(size=36, opacity=0.4, color="#666666", xOffset=16)
+    title = f"Tuned, depth {found.best.num_layers} is best"
+    if len(found.set) > 1:
+        title = f"Tuned, depths {', '.join(map(str, found.set))} are best, or not shown to be worse"
+    title += _so_far(study)
+    subtitle = "means with 95 % intervals, and beside them single models with fresh seeds"
+    return Figure("tuned", title, subtitle, [dots + _means(lines, connected=False)])
 
 
 def _changed(study: Study) -> Figure | None:
     """Every recipe with one thing changed; marks stand at their depth, so that what is equal looks equal."""
     if not study.changed:
         return None
-    changes = {name[:60]: groups for name, groups in by_change(study.changed).items()}
-    longest = max(changes, key=lambda name: len(changes[name]))
-    own = spread(study.depths[depth] for depth in changes[longest] if depth in study.depths)
-    title = f"With {longest} the depths are {spread(changes[longest].values()):.2f} apart, without {own:.2f}"
-    subtitle = f"means with 95 % intervals; depths {', '.join(map(str, changes[longest]))}"
+    every = {name[:60]: groups for name, groups in by_change(study.changed).items()}
+    changes = {name: groups for name, groups in every.items() if len(groups) > 1} or every
+
+    def own(name: str) -> float:
+        return spread(study.depths[depth] for depth in changes[name] if depth in study.depths)
+
+    most = max(changes, key=lambda name: own(name) - spread(changes[name].values()))
+    title = f"With {most} the depths are {spread(changes[most].values()):.2f} apart, without {own(most):.2f}"
+    subtitle = f"means with 95 % intervals; depths {', '.join(map(str, changes[most]))}"
     return Figure("changed_recipes", title, subtitle, [_means({OURS: study.depths, **changes})])
 
 
@@ -274,15 +314,79 @@ def _grown(study: Study) -> Figure | None:
 
 
 def _importances(study: Study) -> Figure | None:
-    shares = {name.replace("_", " "): share for name, share in importances(study.part_two.tuning).items()}
+    shares = importances(study.part_two.tuning)
     if not shares:
         return None
-    chart = _chart(
+    bars = _chart(
         {"knob": list(shares), "share": list(shares.values())},
-        x=alt.X("share:Q", title="share of what puts a trial among the best tenth", axis=alt.Axis(format="%")),
-        y=alt.Y("knob:N", title=None, sort="-x"),
+        x=alt.X("share:Q", title=None, axis=None),
+        y=alt.Y("knob:N", title=None, sort=list(shares), axis=alt.Axis(ticks=False, domain=False, labelLimit=240)),
         tooltip=_tips(knob=None, share=".1%"),
-    ).mark_bar(color=COLOURS[0])
+    )
+    labels = bars.mark_text(align="left", dx=6, fontSize=14).encode(text=alt.Text("share:Q", format=".0%"))
     first = next(iter(shares))
-    title = f"In the search {first} matters most: {shares[first]:.0%}"
-    return Figure("importances", title, "PED-ANOVA over all trials; no shares of variance", [chart])
+    title = f"What makes a trial one of the best tenth: {first}, {shares[first]:.0%}"
+    subtitle = "shares by PED-ANOVA over all trials of all depths; they are no shares of variance"
+    return Figure("importances", title, subtitle, [bars.mark_bar(color=COLOURS[0]) + labels], 36 * len(shares))
+
+
+def _searches(study: Study) -> Figure | None:
+    """A map a depth: learning rate and dropout, with the lowest perplexity of any trial there that was not pruned."""
+    searches = study.part_two.tuning
+    if not searches:
+        return None
+    cells = pd.concat([_cells(depth, search) for depth, search in searches.items()], ignore_index=True)
+    rates, dropouts = (sorted(cells[name].unique()) for name in ("rate", "dropout"))
+    lowest = float(cells["val_ppl"].min())
+    panels = []
+    for index, depth in enumerate(searches):
+        own = cells[cells["depth"] == depth]
+        base = _chart(
+            own,
+            x=alt.X("rate:O", title="learning rate ×", scale=alt.Scale(domain=rates), axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("dropout:O", title=None if index % 4 else "dropout", scale=alt.Scale(domain=dropouts[::-1]),
+                    axis=alt.Axis(format=".1f")),
+            tooltip=_tips(rate=None, dropout=None, val_ppl=".2f", tried=None, stopped=None),
+        )  # fmt: skip
+        scale = alt.Scale(scheme="viridis", reverse=True, domain=[lowest, lowest + SHADES], clamp=True)
+        stopped = base.transform_filter("!isValid(datum.val_ppl)").mark_rect(color="#e4e4e4")
+        tiles = base.mark_rect().encode(color=alt.Color("val_ppl:Q", scale=scale, legend=None))
+        dark = f"datum.val_ppl > {lowest + SHADES / 2}"
+        texts = base.mark_text(fontSize=11).encode(
+            text="label:N", color=alt.condition(dark, alt.value("white"), alt.value("black"))
+        )
+        chosen = base.transform_filter("datum.chosen").mark_rect(filled=False, stroke=COLOURS[1], strokeWidth=3.5)
+        heading = alt.Title(f"{depth} layers" if depth > 1 else "1 layer", fontSize=14, offset=4)
+        panels.append((stopped + tiles + texts + chosen).properties(title=heading))
+    winners = [one.chosen.recipe for one in searches.values()]
+    ends = [
+        (min(values), max(values))
+        for values in zip(*((w.learning_rate_factor, w.dropout) for w in winners), strict=True)
+    ]
+    rate, dropout = (f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in ends)
+    title = f"The best recipes have learning rate × {rate} and dropout {dropout}"
+    subtitle = (
+        "lowest validation perplexity of the trials there; framed: the winner by further seeds; ×: all left early"
+    )
+    return Figure("searches", title, subtitle, panels, 165, 4)
+
+
+def _cells(depth: int, search: Search) -> pd.DataFrame:
+    """Where trials were: how many, and the lowest perplexity of those that were neither pruned nor diverged."""
+    trials = pd.DataFrame(
+        {
+            "depth": depth,
+            "rate": trial.recipe.learning_rate_factor,
+            "dropout": trial.recipe.dropout,
+            "val_ppl": None if trial.pruned else trial.val_ppl,
+        }
+        for trial in search.trials
+    ).astype(float)
+    grouped = trials.groupby(["depth", "rate", "dropout"])["val_ppl"]
+    cells = grouped.agg(val_ppl="min", tried="size", ended="count").reset_index()
+    chosen = search.chosen.recipe
+    return cells.assign(
+        stopped=cells["tried"] - cells["ended"],
+        chosen=(cells["rate"] == chosen.learning_rate_factor) & (cells["dropout"] == chosen.dropout),
+        label=[f"{value:.1f}" if value > 0 else "×" for value in cells["val_ppl"]],
+    )

@@ -12,9 +12,13 @@ KNOBS = {
     "warmup_epochs": "warm-up epochs",
     "learning_rate_factor": "learning rate ×",
     "initialisation": "initial weights",
-    "continued": "epochs, continued with Adam’s state,",
+    "continued": "epochs in two parts:",
 }
 """Parameter → its name in words, where that differs."""
+SWITCHES = (("residual", True, "residual"), ("initialisation", "he", "He"), ("schedule", "linear", "linear"))
+"""Knob, value other than the notebook's, and how a recipe in short says so."""
+VALUES = {"he": "He", "[50, 150]": "50 and 150"}
+"""A value as people write it, where that differs."""
 
 
 def number(value: Estimate | float | None, decimals: int = 2, sign: bool = False) -> str:
@@ -80,8 +84,15 @@ def one_line(text: str) -> str:
 def settings(changes: Mapping[str, Any]) -> str:
     """Names and values in a row: `dropout 0.3, schedule linear`; of a switch its name alone, if it is on."""
     pairs = [(KNOBS.get(name := dotted.rpartition(".")[2], name), value) for dotted, value in changes.items()]
-    return ", ".join(name if value is True else f"{name} {value}" for name, value in pairs if value is not False)
+    texts = [(name, value, VALUES.get(str(value), value)) for name, value in pairs if value is not False]
+    return ", ".join(name if value is True else f"{name} {text}" for name, value, text in texts)
 
 
-_FORMATS = (number, signed, percent, p_value, equation, bound, significant, cell, one_line, settings)
+def recipe(values: Mapping[str, Any]) -> str:
+    """What a search chose, in short: `× 2, dropout 0.3, residual, He, linear`; without the notebook's own values."""
+    switches = [words for name, value, words in SWITCHES if values.get(name) == value]
+    return ", ".join([f"× {values['learning_rate_factor']:g}", f"dropout {values['dropout']:g}", *switches])
+
+
+_FORMATS = (number, signed, percent, p_value, equation, bound, significant, cell, one_line, settings, recipe)
 FILTERS = {form.__name__: form for form in _FORMATS}

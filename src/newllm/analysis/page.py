@@ -49,7 +49,8 @@ def _html(text: str, figures: Mapping[str, Figure], home: str) -> str:
         places = "".join(
             f'<div class="chart" data-chart="{figure.name}-{number}"></div>' for number in range(len(figure.panels))
         )
-        return f"<figure>{places}<figcaption><b>{match[2]}</b> {figure.subtitle}</figcaption></figure>"
+        many = ' class="many"' if len(figure.panels) > 2 else ""
+        return f"<figure{many}>{places}<figcaption><b>{match[2]}</b> {figure.subtitle}</figcaption></figure>"
 
     def link(match: re.Match[str]) -> str:
         inside = re.fullmatch(r"(?:appendix|report)\.md(#.*)?", match[1])

@@ -80,6 +80,10 @@ def _load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str, hid
         source.check(**{name: (getattr(metrics, name), key)})
     if hidden_size is not None:
         source.check(hidden_size=(metrics.hidden_size, hidden_size))
+    recipe = metrics.recipe and metrics.recipe.model_dump(exclude_unset=True)
+    changes = metrics.changes if kind == "recipes" else recipe
+    if changes is None:
+        raise source.problem(f"key {'changes' if kind == 'recipes' else 'recipe'} is missing")
     norms = [seed.initial_norms for seed in run.seeds if seed.initial_norms]
     source.check(
         data_sha256=(run.data_sha256, data_sha256),
@@ -88,7 +92,7 @@ def _load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str, hid
     more = {
         "about": run.model_dump(exclude={"seeds", "parameters"}),
         "parameters": run.parameters | ({"model.hidden_size": metrics.hidden_size} if metrics.hidden_size else {}),
-        "changes": (metrics.recipe if metrics.changes is None else metrics.changes) or {},
+        "changes": changes,
         "norms": {"initial": mean_norms(norms)} if len(norms) == len(run.seeds) else {},
     }
     group = "changed" if kind == "recipes" else kind

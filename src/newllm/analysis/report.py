@@ -66,7 +66,7 @@ def effects_of(study: Study) -> list[Effect]:
 
 def facts(study: Study, effects: Sequence[Effect]) -> Facts:
     """Everything that the templates' conclusions rest on."""
-    depths, two, every = study.depths, study.part_two, set(published.STUDY_DEPTHS)
+    depths = study.depths
     residual = {one.group.num_layers: one for one in effects if settings(one.group.changes) == "residual connections"}
     helped = [one.val_ppl.below for depth, one in residual.items() if depth >= 4]
     won = [one.split and one.split.saving for depth, one in residual.items() if depth >= 5]
@@ -85,8 +85,7 @@ def facts(study: Study, effects: Sequence[Effect]) -> Facts:
     stopped = [group.seeds["stopped_early"].mean() for depth, group in depths.items() if depth >= 3]
     shown = {
         "text and training are those of the study": not (study.data_deviations or study.training_deviations),
-        "depths 1 to 8 were trained": every <= depths.keys(),
-        "all depths were tuned": not two.tuned or every <= two.tuned.keys(),
+        "depths 1 to 8 were trained": set(published.STUDY_DEPTHS) <= depths.keys(),
         "depth 3 is best": study.best.num_layers == 3,
         "every other depth is worse than the best": study.num_seeds > 1 and study.close == [study.best.num_layers],
         "so it is on the test split": _all(one.above for one in on_test),
@@ -133,6 +132,20 @@ def given(study: Study, depth: int) -> int | None:
     interval = best_by(study.depths[depth], point.epochs)
     distance = point.val_ppl - interval.mean
     return 0 if abs(distance) <= (interval.half_width or 0.0) else 1 if distance > 0 else -1
+
+
+def ways(study: Study, tuned: tuning.Answer | None) -> list[tuple[float, str, Group, cost.Effort]]:
+    """Target, name, model and its effort: the soonest of each kind, and the best tuned depth."""
+    two = study.part_two
+    kinds = {"notebook’s recipe, soonest": study.depths, "tuned, soonest": two.tuned}
+    kinds |= {"tuned, best": {0: tuned.best} if tuned else {}, "LSTM, soonest": two.lstm}
+    found: list[tuple[float, str, Group, cost.Effort]] = []
+    for target in published.TARGETS if study.comparable else [cost.main_target(study)]:
+        for name, groups in kinds.items():
+            way = cost.soonest(groups.values(), study, target)
+            if way and not any(way[0] is one and target == earlier for earlier, _, one, _ in found):
+                found.append((target, name, *way))
+    return found
 
 
 class Continued(NamedTuple):
@@ -196,11 +209,14 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
         "tuned_verdicts": claims.judge(two.tuned) if study.comparable and two.tuned else [],
         "tuned": tuned,
         "beside_lstm": tuning.compared({size: (one, tuned.best) for size, one in two.lstm.items()}) if tuned else None,
-        "equal": tuning.answer(two.equal, both=False) if two.equal else None,
-        "operations": tuning.answer(within) if within else None,
+        "equal": tuning.answer(two.equal, both=False) if len(two.equal) > 1 else None,
+        "operations": tuning.answer(within) if len(within) > 1 else None,
         "budget": budget,
         "within": within,
         "importances": tuning.importances(two.tuning),
+        "trials": [trial for search in two.tuning.values() for trial in search.trials],
+        "gains": compare({depth: (study.depths[depth], two.tuned[depth]) for depth in study.depths.keys() & two.tuned}),
+        "ways": ways(study, tuned),
         "matters": tuning.MATTERS,
         "figures": {figure.name: figure for figure in figures},
         "pictures": pictures,

@@ -299,9 +299,16 @@ class Search(OpenRecord):
     """What a search tried and chose, in the records of metrics/tuning and metrics/lstm."""
 
     num_layers: Count
+    space: dict[Text, list[Any]]
     trials: Annotated[list[Trial], Field(min_length=1)]
     finalists: list[Finalist]
     chosen: Chosen
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        if unknown := [knob for knob in self.chosen.at_end_of_range if not self.space.get(knob)]:
+            raise ValueError(f"chosen is at an end of the range of {unknown[0]}, of which space has no values")
+        return self
 
 
 class MeasuredSeed(SeedRun, OpenRecord):
@@ -323,7 +330,7 @@ class MeasuredRun(Provenance, OpenRecord):
 class Confirmed(LayerMetrics, OpenRecord):
     """Details of a model's confirmation, whatever kind: each has `recipe` or `changes`, and most a hidden size."""
 
-    recipe: dict[Text, Any] | None = None
+    recipe: Recipe | None = None
     changes: dict[Text, Any] | None = None
     hidden_size: Count | None = None
     runs: One[MeasuredRun]

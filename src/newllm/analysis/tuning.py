@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis.cost import best_within, petaflop_per_epoch
+from newllm.analysis.formats import KNOBS
 from newllm.analysis.inference import SIGNIFICANCE, Difference, permutation_p_values
 from newllm.analysis.records import Group
 from newllm.analysis.schemas import Search
@@ -40,6 +41,12 @@ class Family:
         """Whose difference is shown to be below it."""
         return [key for key, test in self.welch.items() if test.below and self._agreed(key)]
 
+    @property
+    def disagreeing(self) -> list[int]:
+        """Of which one test shows a difference and the other does not."""
+        shown = {key: test.above or test.below for key, test in self.welch.items() if self.permutation}
+        return [key for key, welch in shown.items() if welch != self._agreed(key)]
+
     def _agreed(self, key: int) -> bool:
         return not self.permutation or self.permutation[key] < SIGNIFICANCE
 
@@ -68,6 +75,10 @@ class Answer(Comparison):
     best: Group  # the depth of the lowest mean
     set: list[int]  # it and those that are not shown to be worse, shallowest first; alone, it is the best
     on_test: Family  # as zero on the test split, which chooses nothing; empty where that was not measured
+
+    def shown(self, key: int) -> str:
+        """What is shown of a depth, in words."""
+        return "best" if key == self.best.num_layers else super().shown(key)
 
     @property
     def recommended(self) -> int:
@@ -144,4 +155,4 @@ def importances(searches: Mapping[int, Search]) -> dict[str, float]:
         study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=value))
     found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
     total = sum(found.values())
-    return {name: value / total for name, value in found.items()} if total else {}
+    return {KNOBS.get(name, name).rstrip(" ×"): value / total for name, value in found.items()} if total else {}
