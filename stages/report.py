@@ -51,11 +51,8 @@ def load(root: Path, depths: list[int]) -> Study:
         UserError: params.yaml or a file of results is damaged or missing, or they contradict one another.
     """
     config = load_config(root / "params.yaml")
-    parameters = config.model_dump()
-    baseline = config.study.baseline_num_layers
-    return load_study(
-        root, depths, config.model.num_layers, baseline, parameters["data"], Planned.of(parameters)
-    )  # fmt: skip
+    studied, baseline = config.model.num_layers, config.study.baseline_num_layers
+    return load_study(root, depths, studied, baseline, config.data.model_dump(), Planned.of(config))
 
 
 if __name__ == "__main__":

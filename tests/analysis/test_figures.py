@@ -36,19 +36,15 @@ def size(png: bytes) -> tuple[int, int]:
 
 def test_no_picture_of_what_was_not_measured(tmp_path: Path) -> None:
     write_all(tmp_path)
-    assert list(drawn(reload(tmp_path, (1, 4, 6)))) == [*ALWAYS, "cost_to_target"]
+    assert list(drawn(reload(tmp_path, (1, 4, 6)))) == ALWAYS
     write_supplements(tmp_path)
     found = drawn(reload(tmp_path, (1, 4, 6)))
-    assert set(found) == {*ALWAYS, "fit", "cost_to_target", "grown_contexts"}
+    assert set(found) == {*ALWAYS, "fit", "grown_contexts"}
     write_part_two(tmp_path)
     planned = Planned((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
     assert set(drawn(reload(tmp_path, (1, 4, 6), planned))) == {
         *found, "changed_recipes", "importances", "searches", "tuned"
     }  # fmt: skip
-    write_all(tmp_path, perplexity_of=lambda depth, seed: 30.0 + seed)
-    (tmp_path / "metrics/diagnostics").rename(tmp_path / "metrics/other")
-    (tmp_path / "metrics/expand").rename(tmp_path / "metrics/others")
-    assert list(drawn(reload(tmp_path, (1, 4, 6)))) == ALWAYS, "nobody reaches the target"
 
 
 def test_perplexities_are_drawn_as_they_are(tmp_path: Path) -> None:
@@ -91,7 +87,6 @@ def test_titles_say_what_is_shown(tmp_path: Path) -> None:
     write_supplements(tmp_path)
     found = drawn(reload(tmp_path, (1, 4, 6)))
     assert "4" in found["perplexity_by_depth"].title
-    assert "4" in found["cost_to_target"].title
     assert len(found["learning_curves"].panels) == 2, "the last third is seen closer"
     assert len(found["grown_contexts"].panels) == 2, "a panel a depth"
     changes = [row for row in rows(found["grown_contexts"]) if row.get("series") == "finetune"]

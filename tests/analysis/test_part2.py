@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from newllm.analysis.part2 import PartTwo, Planned, load_part_two
+from newllm.config import Config
 from newllm.errors import UserError
 from tests.analysis.metrics_files import write_all
 from tests.analysis.part2_files import RECIPE, change_details, write_part_two
@@ -46,14 +48,12 @@ def test_what_is_planned_is_read_and_nothing_else(root: Path) -> None:
 
 
 def test_planned_by_the_parameters() -> None:
-    assert Planned.of({"model": {}}) == Planned()
-    assert Planned.of({"search": {"depths": []}, "recipes": {}, "lstm": {"hidden_sizes": []}}) == Planned()
-    parameters = {
-        "search": {"depths": [1, 2], "trials": 40, "equal_parameters": {"4": 464, "1": 736}},
-        "recipes": {"he-6": {"num_layers": 6}},
-        "lstm": {"hidden_sizes": [396, 512]},
-    }
-    assert Planned.of(parameters) == Planned((1, 2), {1: 736, 4: 464}, ("he-6",), (396, 512))
+    parameters = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
+    assert Planned.of(Config.model_validate({**parameters, "recipes": {}})).recipes == ()
+    parameters["search"] |= {"depths": [1, 4], "equal_parameters": {"4": 464, "1": 736}}
+    parameters["lstm"]["hidden_sizes"] = [396, 512]
+    parameters["recipes"] = {"he-6": {"num_layers": 6, "initialisation": "he"}}
+    assert Planned.of(Config.model_validate(parameters)) == Planned((1, 4), {1: 736, 4: 464}, ("he-6",), (396, 512))
 
 
 def test_recipes_take_the_place_of_ablations(root: Path) -> None:

@@ -22,10 +22,7 @@ OUTPUTS = [
     "metrics/summary.json",
     "plots/learning_curves.csv",
     "plots/perplexity_by_depth.csv",
-    *(
-        f"plots/pictures/{name}.png"
-        for name in ("perplexity_by_depth", "fit", "learning_curves", "cost_to_target", "grown_contexts")
-    ),
+    *(f"plots/pictures/{name}.png" for name in ("perplexity_by_depth", "fit", "learning_curves", "grown_contexts")),
 ]
 
 
@@ -99,7 +96,7 @@ def test_pictures_of_an_earlier_experiment_go(project: Path) -> None:
         path.unlink()
     assert stage(project, 1, 4, 6).returncode == 0
     names = {path.stem for path in (project / "plots/pictures").iterdir()}
-    assert names == {"perplexity_by_depth", "learning_curves", "cost_to_target"}
+    assert names == {"perplexity_by_depth", "learning_curves"}
 
 
 def test_error_keeps_the_earlier_report(project: Path) -> None:

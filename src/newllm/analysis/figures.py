@@ -4,9 +4,9 @@ Each is titled by what it shows, in words that hold whatever the numbers are. Co
 viridis by depth, always with a second cue: position, shape, dash or label.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from statistics import fmean
 from typing import Any
 
@@ -14,7 +14,6 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from newllm.analysis.cost import effort, main_target
 from newllm.analysis.fit import TRAIN_LOSS, gaps
 from newllm.analysis.published import POINTS, TRAJECTORY, Point
 from newllm.analysis.records import PATTERNS, Group
@@ -30,7 +29,7 @@ SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [1, 2], [4, 4], [10, 2]]
 NOTEBOOK = ("notebook, complete run", "notebook, stopped early")
 OURS = "as the notebook trained it"
-TITLES = {"num_layers": "layers", "num_seeds": "models that still train", "petaflop": "PFLOP"}
+TITLES = {"num_layers": "layers", "num_seeds": "models that still train"}
 STYLE: dict[str, Any] = {
     "font": "Liberation Sans, Arial, sans-serif",
     "axis": {"labelFontSize": 14, "titleFontSize": 15, "titleFontWeight": "normal", "gridColor": "#e4e4e4"},
@@ -80,7 +79,7 @@ def _plain(chart: Any) -> dict[str, Any]:
 def draw_all(study: Study) -> list[Figure]:
     """Those pictures for which something was measured."""
     drawings: Sequence[Callable[[Study], Figure | None]] = [
-        _perplexity_by_depth, _tuned, _changed, _fit, _learning_curves, _cost, _grown, _importances, _searches,
+        _perplexity_by_depth, _tuned, _changed, _fit, _learning_curves, _grown, _importances, _searches,
     ]  # fmt: skip
     return [figure for draw in drawings if (figure := draw(study))]
 
@@ -95,7 +94,7 @@ def _depths() -> alt.X:
 
 
 def _series(names: Sequence[str], channel: Any, values: Sequence[Any]) -> Any:
-    used = [values[index % len(values)] for index in range(len(names))]
+    used = list(islice(cycle(values), len(names)))
     return channel("series:N", title=None, scale=alt.Scale(domain=list(names), range=used))
 
 
@@ -113,15 +112,11 @@ def _perplexities(lowest: float, highest: float) -> alt.Scale:
 def _means(lines: Mapping[str, Mapping[int, Group]], points: Sequence[Point] = (), connected: bool = True) -> Any:
     """Means by depth with their intervals, in colours and shapes by series; hollow marks for published points."""
     names = [*lines, *(NOTEBOOK if points else ())]
-    rows = [
-        {"series": series, "num_layers": depth, "val_ppl": one.mean, "low": one.low, "high": one.high}
-        for series, groups in lines.items()
-        for depth, one in ((depth, group.estimate("val_ppl")) for depth, group in groups.items())
-    ]
-    rows += [
-        {"series": NOTEBOOK[not one.complete], "num_layers": one.num_layers, "val_ppl": one.val_ppl} for one in points
-    ]
-    table = pd.DataFrame(rows)
+    ours = [(series, *pair) for series, groups in lines.items() for pair in groups.items()]
+    means = [(series, depth, group.estimate("val_ppl")) for series, depth, group in ours]
+    rows = [(series, depth, one.mean, one.low, one.high) for series, depth, one in means]
+    rows += [(NOTEBOOK[not one.complete], one.num_layers, one.val_ppl, None, None) for one in points]
+    table = pd.DataFrame(rows, columns=["series", "num_layers", "val_ppl", "low", "high"])
     drawn = table[["val_ppl", "low", "high"]].astype(float)
     base = _chart(
         table,
@@ -132,20 +127,24 @@ def _means(lines: Mapping[str, Mapping[int, Group]], points: Sequence[Point] = (
     )
     published, shape = table["series"].isin(NOTEBOOK), _series(names, alt.Shape, SHAPES)
     whiskers = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5).encode(y="low:Q", y2="high:Q")
-    ours = base.properties(data=table[~published]).mark_point(size=110, filled=True, opacity=1).encode(shape=shape)
+    filled = base.properties(data=table[~published]).mark_point(size=110, filled=True, opacity=1).encode(shape=shape)
     hollow = base.properties(data=table[published]).mark_point(size=190, filled=False, opacity=1, strokeWidth=2.5)
     marks = [base.mark_line(strokeWidth=1.5)] if connected else []
     marks += [whiskers] if table["low"].notna().any() else []
-    return alt.layer(*marks, ours, *([hollow.encode(shape=shape)] if points else []))
+    return alt.layer(*marks, filled, *([hollow.encode(shape=shape)] if points else []))
+
+
+def _seeds(groups: Mapping[int, Group]) -> Any:
+    """Every single model at its depth."""
+    seeds = pd.concat([group.seeds.assign(num_layers=depth) for depth, group in groups.items()], ignore_index=True)
+    columns = ["num_layers", "val_ppl", "seed"]
+    return _chart(seeds[columns], x=_depths(), y="val_ppl:Q", tooltip=_tips(seed=None, val_ppl=".3f"))
 
 
 def _perplexity_by_depth(study: Study) -> Figure:
     lines = {f"{OURS}, mean of {study.num_seeds}": study.depths}
     if tuned := study.part_two.tuned:
         lines[f"tuned, mean of {len(next(iter(tuned.values())).seeds)}"] = tuned
-    seeds = pd.concat([group.seeds.assign(num_layers=depth) for depth, group in study.depths.items()])
-    columns = seeds[["num_layers", "val_ppl", "seed"]].reset_index(drop=True)
-    dots = _chart(columns, x=_depths(), y="val_ppl:Q", tooltip=_tips(seed=None, val_ppl=".3f"))
     means = _means(lines, POINTS if study.comparable else (), connected=False)
     title = f"Depth {study.best.num_layers} has the lowest perplexity {OURS}"
     if len(tuned) > 1:
@@ -153,7 +152,7 @@ def _perplexity_by_depth(study: Study) -> Figure:
         title = f"The lowest perplexity is at depth {study.best.num_layers} {OURS}, at {best} when tuned"
         title += _so_far(study)
     subtitle = "large marks: means with 95 % intervals; small dots: single models; the notebook trained one of each"
-    dots = dots.mark_circle(size=40, opacity=0.35, color=COLOURS[0])
+    dots = _seeds(study.depths).mark_circle(size=40, opacity=0.35, color=COLOURS[0])
     return Figure("perplexity_by_depth", title, subtitle, [dots + means])
 
 
@@ -170,17 +169,15 @@ def _tuned(study: Study) -> Figure | None:
     found = answer(tuned)
     kinds = ["best, or not shown to be worse", "shown to be worse"]
     lines = {kind: {d: one for d, one in tuned.items() if (d in found.set) == (kind == kinds[0])} for kind in kinds}
-    lines = {kind: groups for kind, groups in lines.items() if groups}
-    seeds = pd.concat([group.seeds.assign(num_layers=depth) for depth, group in tuned.items()])
-    columns = seeds[["num_layers", "val_ppl", "seed"]].reset_index(drop=True)
-    dots = _chart(columns, x=_depths(), y="val_ppl:Q", tooltip=_tips(seed=None, val_ppl=".3f"))
-    dots = dots.mark_circle(size=36, opacity=0.4, color="#666666", xOffset=16)
+    dots = _seeds(tuned).mark_circle(size=36, opacity=0.4, color="#666666", xOffset=16)
     title = f"Tuned, depth {found.best.num_layers} is best"
     if len(found.set) > 1:
         title = f"Tuned, depths {', '.join(map(str, found.set))} are best, or not shown to be worse"
     title += _so_far(study)
     subtitle = "means with 95 % intervals, and beside them single models with fresh seeds"
-    return Figure("tuned", title, subtitle, [dots + _means(lines, connected=False)])
+    return Figure(
+        "tuned", title, subtitle, [dots + _means({kind: lines[kind] for kind in kinds if lines[kind]}, connected=False)]
+    )
 
 
 def _changed(study: Study) -> Figure | None:
@@ -204,12 +201,9 @@ def _fit(study: Study) -> Figure | None:
     if len(measured) < 2:
         return None
     names = {"validation loss": "val_loss", "training loss without dropout": TRAIN_LOSS}
+    pairs = [(depth, group, series) for depth, group in measured.items() for series in names]
     base = _chart(
-        [
-            {"series": series, "num_layers": depth, "loss": group.mean(name)}
-            for depth, group in measured.items()
-            for series, name in names.items()
-        ],
+        [{"series": series, "num_layers": depth, "loss": group.mean(names[series])} for depth, group, series in pairs],
         x=_depths(),
         y=alt.Y("loss:Q", title="loss in nats", scale=alt.Scale(zero=False, padding=12)),
         color=_series(list(names), alt.Color, COLOURS),
@@ -256,29 +250,6 @@ def _learning_curves(study: Study) -> Figure:
     first, last = (end(plateaus, key=plateaus.__getitem__) for end in (min, max))
     title = f"Perplexity falls below 60 after {plateaus[first]:.0f} epochs at depth {first}, "
     return Figure("learning_curves", f"{title}{plateaus[last]:.0f} at depth {last}", subtitle, panels)
-
-
-def _cost(study: Study) -> Figure | None:
-    target = main_target(study)
-    ways = {depth: effort(group, study, target) for depth, group in study.depths.items()}
-    reached = {depth: way for depth, way in ways.items() if way.reached}
-    if not reached:
-        return None
-    base = _chart(
-        [
-            {"num_layers": depth, "seconds": way.seconds or 0.0, "reached": f"{way.reached} of {study.num_seeds}",
-             "petaflop": way.petaflop, "epochs": way.epochs}
-            for depth, way in ways.items()
-        ],
-        x=alt.X("num_layers:O", title="number of layers", axis=alt.Axis(labelAngle=0)),
-        y=alt.Y("seconds:Q", title="seconds of training a model"),
-        tooltip=_tips(num_layers=None, reached=None, epochs=".0f", seconds=".1f", petaflop=".2f"),
-    )  # fmt: skip
-    chart = base.mark_bar(color=COLOURS[0], size=46) + base.mark_text(dy=-10, fontSize=14).encode(text="reached")
-    fewest = min(reached, key=lambda depth: (-reached[depth].reached, reached[depth].seconds or math.inf))
-    title = f"Perplexity {target:.2f} is reached soonest at depth {fewest}"
-    devices = "; on different devices" if len(study.devices) > 1 else f" on {study.devices[0]}"
-    return Figure("cost_to_target", title, f"labels: how many models reach it{devices[:70]}", [chart])
 
 
 def _grown(study: Study) -> Figure | None:

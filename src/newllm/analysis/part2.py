@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from newllm.analysis.records import Group, Source, mean_norms, trained
 from newllm.analysis.schemas import Confirmed, Search
+from newllm.config import Config
 
 NAMES = {"tuned": "tuned", "equal": "equal parameters", "lstm": "LSTM, {}", "recipes": "{}"}
 """What models are called, by the folder of their files; with the key of the file."""
@@ -22,13 +22,10 @@ class Planned:
     lstm: Sequence[int] = ()
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any]) -> "Planned":
-        """From all of params.yaml; a section that is not there plans nothing."""
-        search, lstm = (parameters.get(name) or {} for name in ("search", "lstm"))
-        equal = sorted((int(depth), size) for depth, size in (search.get("equal_parameters") or {}).items())
-        planned = (search.get("depths"), parameters.get("recipes"), lstm.get("hidden_sizes"))
-        tuned, recipes, sizes = (tuple(keys or ()) for keys in planned)
-        return cls(tuned, dict(equal), recipes, sizes)
+    def of(cls, config: Config) -> "Planned":
+        """From params.yaml."""
+        equal = sorted((int(depth), size) for depth, size in config.search.equal_parameters.items())
+        return cls(tuple(config.search.depths), dict(equal), tuple(config.recipes), tuple(config.lstm.hidden_sizes))
 
 
 @dataclass(frozen=True)
@@ -50,21 +47,18 @@ def load_part_two(root: Path, planned: Planned, data_sha256: str) -> PartTwo:
         UserError: a file is missing, damaged, contradicts another, or is of other windows than the study's.
     """
     return PartTwo(
-        {depth: _load_tuning(root, depth) for depth in planned.tuned},
+        {depth: _load_search(root, f"tuning/{depth}", f"tune@{depth}", "tuning", depth) for depth in planned.tuned},
         {depth: _load_confirmed(root, "tuned", depth, data_sha256) for depth in planned.tuned},
         {depth: _load_confirmed(root, "equal", depth, data_sha256, size) for depth, size in planned.equal.items()},
         [_load_confirmed(root, "recipes", name, data_sha256) for name in planned.recipes],
         {size: _load_confirmed(root, "lstm", size, data_sha256) for size in planned.lstm},
-        {
-            size: Source.of(root / f"metrics/lstm/{size}.json", f"lstm@{size}").record("details", Search)
-            for size in planned.lstm
-        },
+        {size: _load_search(root, f"lstm/{size}", f"lstm@{size}", "details") for size in planned.lstm},
     )
 
 
-def _load_tuning(root: Path, depth: int) -> Search:
-    source = Source.of(root / f"metrics/tuning/{depth}.json", f"tune@{depth}")
-    found = source.record("tuning", Search)
+def _load_search(root: Path, name: str, stage: str, key: str, depth: int = 1) -> Search:
+    source = Source.of(root / f"metrics/{name}.json", stage)
+    found = source.record(key, Search)
     source.check(num_layers=(found.num_layers, depth))
     return found
 

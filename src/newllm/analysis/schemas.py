@@ -50,19 +50,25 @@ One = Annotated[list[_Item], Field(min_length=1, max_length=1)]
 
 
 class Record(BaseModel):
-    """A part of a metrics file: no unknown key, no conversion of types, no number that is not finite."""
+    """A part of a metrics file: no conversion of types, no number that is not finite; what is not named is not used."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class OpenRecord(Record):
-    """The same of what a later stage may add to, or of which the report does not use everything."""
-
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
 
-class Figures(Record):
-    """Of one seed, or means over some: losses in nats, accuracies as fractions, seconds."""
+class LayerMetrics(Record):
+    """Means over the seeds of one model."""
+
+    num_layers: Count
+    num_params: Count
+    num_seeds: Count
+    val_ppl: Perplexity
+    test_ppl: Perplexity
+    val_accuracy: Fraction
+    test_accuracy: Fraction
+
+
+class SeedRun(Record):
+    """One seed: losses in nats, accuracies as fractions, seconds."""
 
     val_loss: Amount
     val_ppl: Perplexity
@@ -73,33 +79,6 @@ class Figures(Record):
     train_loss: Amount
     train_seconds: Amount
     tokens_per_second: Amount
-
-
-class LayerMetrics(Figures):
-    """Means over the seeds of one model; the last four, standard deviation and 95 % half-width, need two seeds."""
-
-    num_layers: Count
-    num_params: Count
-    num_seeds: Count
-    best_epoch: Amount
-    epochs_run: Amount
-    val_ppl_std: Amount | None = None
-    val_ppl_ci95: Amount | None = None
-    test_ppl_std: Amount | None = None
-    test_ppl_ci95: Amount | None = None
-
-    @model_validator(mode="after")
-    def _spread(self) -> Self:
-        names = [f"{split}_ppl_{kind}" for split in ("val", "test") for kind in ("std", "ci95")]
-        missing = [name for name in names if getattr(self, name) is None]
-        if self.num_seeds > 1 and missing:
-            raise ValueError(f"key {missing[0]} is missing, expected for {self.num_seeds} seeds")
-        return self
-
-
-class SeedRun(Figures):
-    """One seed."""
-
     seed: Seed
     best_epoch: Count
     epochs_run: Count
@@ -147,22 +126,19 @@ class GrownRun(Provenance):
 
     pattern: Text
     context_dim: Count
-    norm_blocks: Count
     seeds: Seeds[GrownSeed]
 
 
 class GrownMetrics(LayerMetrics):
     """The details in metrics/expand/<depth>-<pattern>.json."""
 
-    start_val_loss: Amount
-    base_val_loss: Amount
     runs: One[GrownRun]
 
 
 class CurveRow(Record):
     """One seed's epoch in plots/curves/<depth>.csv, of texts; earlier trainings did not tell the energy."""
 
-    model_config = ConfigDict(strict=False)
+    model_config = ConfigDict(strict=False, extra="forbid")
 
     num_layers: Count
     seed: Seed
@@ -186,10 +162,8 @@ class SeedDiagnosis(Record):
     seed: Seed
     train_loss_without_dropout: Loss
     val_loss: Loss
-    gap: Gap
     val_loss_without_unk: Loss
     val_ppl_without_unk: Perplexity
-    val_loss_by_position: list[Loss | None]
     val_loss_by_position_full_windows: list[Loss | None]
     context_gain_by_position: list[Gap]
     gradient_norms: Annotated[dict[Literal["initial", "best"], dict[Text, Amount]], Field(min_length=2)]
@@ -203,19 +177,9 @@ class Samples(Record):
 
 
 class Diagnosis(Record):
-    """The record in metrics/diagnostics/<depth>.json; targets by position are numbers of them.
-
-    `context_pairs` are the pairs of windows that overlap, `context_stride` tokens apart.
-    """
+    """The record in metrics/diagnostics/<depth>.json; the pairs are of windows that overlap."""
 
     num_layers: Count
-    device: Text
-    precision: Text
-    train_windows: Count
-    val_windows: Count
-    gradient_windows: Count
-    targets_by_position: list[int]
-    targets_by_position_full_windows: list[int]
     context_stride: Count
     context_pairs: Number
     seeds: Seeds[SeedDiagnosis]
@@ -224,28 +188,24 @@ class Diagnosis(Record):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         layers = {f"hidden.{layer}.weight" for layer in range(1, self.num_layers + 1)}
-        gains = len(self.targets_by_position) - self.context_stride if self.context_pairs else 0
         for seed in self.seeds:
-            if len(seed.context_gain_by_position) != gains:
-                raise ValueError(f"seed {seed.seed}: context_gain_by_position has not the {gains} positions of overlap")
-            for name in ("by_position", "by_position_full_windows"):
-                targets, losses = getattr(self, f"targets_{name}"), getattr(seed, f"val_loss_{name}")
-                if [loss is not None for loss in losses] != [count > 0 for count in targets]:
-                    raise ValueError(f"seed {seed.seed}: val_loss_{name} has values elsewhere than where targets are")
+            for name in ("val_loss_by_position_full_windows", "context_gain_by_position"):
+                if len(getattr(seed, name)) != len(getattr(self.seeds[0], name)):
+                    raise ValueError(f"seed {seed.seed}: {name} is not as long as that of seed {self.seeds[0].seed}")
             for norms in seed.gradient_norms.values():
                 if missing := sorted(layers - norms.keys()):
                     raise ValueError(f"seed {seed.seed}: gradient_norms lack {missing[0]}")
         return self
 
 
-class Split(OpenRecord):
+class Split(Record):
     """A split in metrics/data.json."""
 
     windows: Count
     unk_share_pct: Annotated[float, Field(ge=0, le=100)] | None = None
 
 
-class TrainingData(OpenRecord):
+class TrainingData(Record):
     """The record in metrics/data.json; shares of `<unk>` in percent of the words."""
 
     vocabulary_size: Count
@@ -253,7 +213,7 @@ class TrainingData(OpenRecord):
     validation: Split | None = None
 
 
-class Recipe(OpenRecord):
+class Recipe(Record):
     """What a search chooses; the factor times the study's learning rate. An LSTM has no residual connections."""
 
     learning_rate_factor: Amount
@@ -263,7 +223,7 @@ class Recipe(OpenRecord):
     schedule: Text
 
 
-class Trial(OpenRecord):
+class Trial(Record):
     """One training of a search; losses are None if it diverged, and then `problem` says how."""
 
     number: Number
@@ -279,14 +239,14 @@ class Trial(OpenRecord):
     train_seconds: Amount
 
 
-class Finalist(OpenRecord):
+class Finalist(Record):
     """A recipe that was trained with further seeds; mean validation perplexity, None if one of them diverged."""
 
     recipe: Recipe
     val_ppl: Perplexity | None
 
 
-class Chosen(OpenRecord):
+class Chosen(Record):
     """The recipe that won, and of which knobs its value is at an end of the range."""
 
     recipe: Recipe
@@ -295,7 +255,7 @@ class Chosen(OpenRecord):
     at_end_of_range: Sequence[str] = ()
 
 
-class Search(OpenRecord):
+class Search(Record):
     """What a search tried and chose, in the records of metrics/tuning and metrics/lstm."""
 
     num_layers: Count
@@ -311,14 +271,14 @@ class Search(OpenRecord):
         return self
 
 
-class MeasuredSeed(SeedRun, OpenRecord):
+class MeasuredSeed(SeedRun):
     """One seed of a confirmation."""
 
     train_loss_without_dropout: Loss | None = None
     initial_norms: list[Amount] | None = None
 
 
-class MeasuredRun(Provenance, OpenRecord):
+class MeasuredRun(Provenance):
     """The seeds of a confirmation."""
 
     data_sha256: Text
@@ -327,7 +287,7 @@ class MeasuredRun(Provenance, OpenRecord):
     seeds: Seeds[MeasuredSeed]
 
 
-class Confirmed(LayerMetrics, OpenRecord):
+class Confirmed(LayerMetrics):
     """Details of a model's confirmation, whatever kind: each has `recipe` or `changes`, and most a hidden size."""
 
     recipe: Recipe | None = None

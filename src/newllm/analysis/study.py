@@ -231,9 +231,8 @@ def growth(study: Study) -> dict[tuple[int, str], Growth]:
     found = {(group.num_layers, group.name): group for group in study.grown}
 
     def compared(name: str) -> dict[tuple[int, str], Difference]:
-        others = {key: found.get((key[0], name)) for key in found if key[1] in PATTERNS[:2]}
-        if name == "base":
-            others = {key: study.depths[key[0]] for key in found}
+        base, grown = name == "base", [key for key in found if name == "base" or key[1] in PATTERNS[:2]]
+        others = {key: study.depths[key[0]] if base else found.get((key[0], name)) for key in grown}
         pairs = {key: (found[key], other) for key, other in others.items() if other}
         return compare(pairs, paired=["scratch" not in (key[1], name) for key in pairs])
 
@@ -260,14 +259,12 @@ def learning_curves(groups: Iterable[Group]) -> pd.DataFrame:
 
 def perplexity_by_depth(groups: Iterable[Group]) -> pd.DataFrame:
     """One row a depth: mean perplexities with the bounds of their 95 % intervals (None for one seed)."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for group in groups:
-        row: dict[str, Any] = {"num_layers": group.num_layers, "num_params": group.num_params}
-        row["num_seeds"] = len(group.seeds)
-        for name in ("val_ppl", "test_ppl"):
-            one = group.estimate(name)
-            row |= {name: one.mean, f"{name}_low": one.low, f"{name}_high": one.high}
-        rows.append(row | {"val_accuracy": group.mean("val_accuracy")})
+        rows.append({"num_layers": group.num_layers, "num_params": group.num_params, "num_seeds": len(group.seeds)})
+        for name, one in ((name, group.estimate(name)) for name in ("val_ppl", "test_ppl")):
+            rows[-1] |= {name: one.mean, f"{name}_low": one.low, f"{name}_high": one.high}
+        rows[-1]["val_accuracy"] = group.mean("val_accuracy")
     return pd.DataFrame(rows)
 
 
