@@ -51,13 +51,13 @@ def copy_project(folder: Path, parameters: Mapping[str, Any], pipeline: Mapping[
         pipeline: what to change in dvc.yaml, such as the depths. Default: nothing.
 
     Committed results (dvc.lock, metrics, plots, those of ablations) are left out: they are those of other parameters.
-    Without git the copy is a DVC project alone.
+    Folders that the report depends on, whatever lies there, stay. Without git the copy is a DVC project alone.
 
     Raises:
         UserError: git fails.
     """
     for name in files():
-        if name == "dvc.lock" or name.startswith(("metrics/", "plots/")):
+        if name == "dvc.lock" or (name.startswith(("metrics/", "plots/")) and not name.endswith("/.gitkeep")):
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)  # without its mode: the original may be read-only
