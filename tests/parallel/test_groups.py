@@ -37,6 +37,13 @@ def test_what_many_need_runs_first_and_what_needs_many_last() -> None:
     assert groups[0] == Group(("train@1", "evaluate@1", "expand@1"), ("evaluate@1", "expand@1"))
 
 
+def test_a_group_runs_from_the_first_change_on() -> None:
+    group = Group(("train@1", "evaluate@1", "tune@1", "confirm@1"), ("evaluate@1", "confirm@1"))
+    assert group.of({"tune@1", "train@2"}) == Group(("tune@1", "confirm@1"), ("confirm@1",))
+    assert group.of({"train@1", "confirm@1"}) == group
+    assert group.of({"train@2"}) is None
+
+
 def test_only_what_targets_need() -> None:
     common, groups = split(needed(STUDY, ["evaluate@2"]))
     assert common == ["text", "words", "windows"]

@@ -1,6 +1,7 @@
 """`python -m newllm.parallel` on a pipeline of toys: what fails, what is left, and what is the user's."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -44,6 +45,14 @@ stages:
     cmd: python work.py report.json metrics/1.json metrics/2.json metrics/3.json
     deps: [work.py, metrics]
     metrics: [report.json: {cache: false}]
+"""
+MORE = """
+  more:
+    foreach: [1, 2]
+    do:
+      cmd: python work.py metrics/more-${item}.json metrics/${item}.json data
+      deps: [work.py, data, "metrics/${item}.json"]
+      metrics: ["metrics/more-${item}.json": {cache: false}]
 """
 WORK = """
 import json, os, pathlib, sys
@@ -124,6 +133,22 @@ def test_a_failed_stage_lets_the_others_finish_and_nothing_is_left(toy: Toy) -> 
     assert "Queued" in toy.run("dvc", "queue", "status")
 
 
+def test_what_is_missing_is_not_computed_again_for_what_does_not_need_it(toy: Toy) -> None:
+    """As on a machine that has the results of git and not the weights."""
+    for lost in (toy.folder / "models", toy.folder / ".dvc/cache"):
+        shutil.rmtree(lost)
+    (toy.folder / "data").unlink()
+    pipeline = toy.folder / "dvc.yaml"
+    before = pipeline.read_text()
+    pipeline.write_text(before + MORE)
+    output = toy.parallel("--jobs", "2", "--allow-missing")
+    assert "2 groups of stages are out of date, 2 at once: more@2, more@1" in output
+    assert not (toy.folder / "models").exists()
+    assert {path.name for path in (toy.folder / "metrics").glob("more-*")} == {"more-1.json", "more-2.json"}
+    pipeline.write_text(before)
+    toy.parallel("--jobs", "2")
+
+
 def test_what_has_changed_meanwhile_is_not_computed_in_the_project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     (toy.folder / "helper.py").write_text("# changed\n")
     monkeypatch.chdir(toy.folder)
@@ -156,7 +181,7 @@ class Workers:
         self.taken: list[str] = []
         self.count = 0
 
-    def put(self, group: Group) -> None:
+    def put(self, group: Group, *_: object) -> None:
         self.jobs[group.name] = Job(group)
 
     def start(self, workers: int) -> None:

@@ -20,6 +20,7 @@ def main() -> None:
     parser.add_argument(
         "--jobs", type=int, help="groups of stages at once, each on a GPU; the number of GPUs unless given"
     )
+    parser.add_argument("--allow-missing", action="store_true", help="as of dvc repro")
     parser.add_argument("targets", nargs="*", help="as of dvc repro; all stages without")
     options = parser.parse_args()
     gpus = visible(os.environ.get(VARIABLE), installed())
@@ -27,12 +28,13 @@ def main() -> None:
     if jobs < 1:
         parser.error(f"--jobs: found {jobs}, expected 1 or more")
     if jobs == 1:
-        os.execv(sys.executable, [sys.executable, "-m", "dvc", "repro", *options.targets])  # noqa: S606 (no shell)
+        missing = ["--allow-missing"] if options.allow_missing else []
+        os.execv(sys.executable, [sys.executable, "-m", "dvc", "repro", *missing, *options.targets])  # noqa: S606 (no shell)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells have it where nothing is to end
             signal.signal(number, _end)
     try:
-        repro(Path.cwd(), jobs, options.targets, gpus[:jobs])
+        repro(Path.cwd(), jobs, options.targets, gpus[:jobs], options.allow_missing)
     except UserError as error:
         sys.exit(f"error: {error}")
     except DvcException as error:

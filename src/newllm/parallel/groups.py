@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import dropwhile
 
 import networkx as nx
 
@@ -23,6 +24,11 @@ class Group:
     def name(self) -> str:
         """That of its first stage."""
         return self.stages[0]
+
+    def of(self, changed: Collection[str]) -> "Group | None":
+        """What of it may run: everything from the first changed stage on; None if none has changed."""
+        stages = tuple(dropwhile(lambda stage: stage not in changed, self.stages))
+        return Group(stages, tuple(stage for stage in self.targets if stage in stages)) if stages else None
 
 
 def needed(graph: nx.DiGraph, targets: Collection[str]) -> nx.DiGraph:

@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -80,9 +80,9 @@ class Queue:
         self._seen = False
         self.jobs: dict[str, Job] = {}
 
-    def put(self, group: Group) -> None:
-        """Queues a group as an experiment."""
-        self._dvc("exp", "run", "--queue", "--name", group.name, *group.targets)
+    def put(self, group: Group, options: Sequence[str] = ()) -> None:
+        """Queues a group as an experiment, with options of `dvc repro`."""
+        self._dvc("exp", "run", "--queue", *options, "--name", group.name, *group.targets)
         self.jobs[group.name] = Job(group)
 
     def start(self, workers: int) -> None:

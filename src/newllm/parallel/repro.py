@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from time import sleep
 
@@ -29,7 +30,9 @@ TURN = 1.0  # seconds between two looks at the jobs
 LINES_SHOWN = 25  # of a failed job's log
 
 
-def repro(project: Path, jobs: int, targets: Sequence[str], gpus: Sequence[Gpu] = ()) -> None:
+def repro(
+    project: Path, jobs: int, targets: Sequence[str], gpus: Sequence[Gpu] = (), allow_missing: bool = False
+) -> None:
     """Brings stages up to date, several at once, and leaves the project as `dvc repro` would.
 
     Args:
@@ -38,6 +41,7 @@ def repro(project: Path, jobs: int, targets: Sequence[str], gpus: Sequence[Gpu] 
         targets: as of `dvc repro`; all stages without.
         gpus: on which stages may run, no more than `jobs`. As many groups again then start beside those that have one
             and wait for it, so that no GPU waits for a stage that is still importing torch.
+        allow_missing: as of `dvc repro`: what is missing, and else up to date, is not computed again for its own sake.
 
     Raises:
         UserError: a stage has failed, or this runs already.
@@ -49,29 +53,31 @@ def repro(project: Path, jobs: int, targets: Sequence[str], gpus: Sequence[Gpu] 
         raise UserError("dvc: found no such command, by which DVC's queue starts its workers; activate the environment")
     with alone(project / PLACE) as place:
         chosen = {GPUS: ",".join(gpu.name for gpu in gpus)} if gpus else {}
-        workspace = Workspace(project, os.environ | chosen | {"PATH": path, VARIABLE: str(place)})
+        workspace = Workspace(project, os.environ | chosen | {"PATH": path, VARIABLE: str(place)}, allow_missing)
         common, groups = workspace.plan(targets)
         changed = workspace.changed()
-        if not changed.isdisjoint(common):
+        if workspace.lacks(common) and not changed.isdisjoint(chain(common, *(group.stages for group in groups))):
             workspace.repro(common)
             changed = workspace.changed()
-        outdated = [group for group in groups if not changed.isdisjoint(group.stages)]
+        outdated = [part for group in groups if (part := group.of(changed))]
         workers = max(jobs, 2 * len(gpus))
         failed = _run_beside(workspace, place, outdated, jobs, workers) if len(outdated) > 1 else []
         computed = [group for group in outdated if group not in [job.group for job in failed]]
         if not failed:
-            workspace.repro(targets, computed if len(outdated) > 1 else [])
+            workspace.repro([*workspace.options, *targets], computed if len(outdated) > 1 else [])
             return
         if computed:
-            workspace.repro([target for group in computed for target in group.targets], computed)
+            found = [target for group in computed for target in group.targets]
+            workspace.repro([*workspace.options, *found], computed)
         raise UserError("\n\n".join(_failure(job) for job in failed))
 
 
 class Workspace:
     """The project's own folder."""
 
-    def __init__(self, project: Path, variables: Mapping[str, str]) -> None:
+    def __init__(self, project: Path, variables: Mapping[str, str], allow_missing: bool = False) -> None:
         self.project, self._variables = project, variables
+        self.options = ["--allow-missing"] if allow_missing else []
 
     def plan(self, targets: Sequence[str]) -> tuple[list[str], list[Group]]:
         """Stages that run first, and groups that can run beside one another: of the targets and all that they need."""
@@ -80,10 +86,16 @@ class Workspace:
             wanted = [stage.addressing for target in targets for stage in repo.stage.collect(target)]
         return split(needed(graph, wanted))
 
+    def lacks(self, stages: Sequence[str]) -> bool:
+        """Whether one of them is not up to date or an output of it is missing, which the others need."""
+        with Repo(str(self.project)) as repo:
+            return bool(stages and repo.status(targets=stages))
+
     def changed(self) -> set[str]:
         """The stages that are not up to date."""
-        with Repo(str(self.project)) as repo:
-            return set(repo.status())
+        with Repo(str(self.project)) as repo, repo.lock:
+            allow_missing = bool(self.options)
+            return {stage.addressing for stage in repo.index.stages if stage.changed(allow_missing=allow_missing)}
 
     def clone(self, folder: Path) -> dict[str, str]:
         """Makes a clone, and returns the environment for it."""
@@ -92,7 +104,7 @@ class Workspace:
         states = self._variables.get(STATES) or str(self.project / "checkpoints")
         return isolated(self._variables) | {STATES: states, "DVC_EXP_AUTO_PUSH": "false", "DVC_STUDIO_OFFLINE": "true"}
 
-    def repro(self, targets: Sequence[str], computed: Sequence[Group] = ()) -> None:
+    def repro(self, arguments: Sequence[str], computed: Sequence[Group] = ()) -> None:
         """Runs `dvc repro`, which must take `computed` groups from the run cache.
 
         Raises:
@@ -109,7 +121,7 @@ class Workspace:
                 )
             print(line, flush=True)
 
-        command = [*DVC, "repro", *targets]
+        command = [*DVC, "repro", *arguments]
         if status := run(command, self.project, in_folder(self._variables), shown if stages else None):
             raise UserError(f"dvc repro: status {status}; what has failed is said above")
 
@@ -123,7 +135,7 @@ def _run_beside(workspace: Workspace, place: Path, groups: Sequence[Group], jobs
     queue = Queue(folder, place, workspace.clone(folder))
     with Display() as display:
         for number, group in enumerate(groups, 1):
-            queue.put(group)
+            queue.put(group, workspace.options)
             if number == first:
                 queue.start(min(workers, len(groups)))
             _look(queue, display)
