@@ -83,11 +83,16 @@ def test_parameters_that_do_not_grow() -> None:
     assert judge(groups)[4].outcome is R
 
 
-@pytest.mark.parametrize(("depth", "claims"), [(1, {1, 4, 5, 7}), (3, {1, 5}), (5, {1, 2, 4, 5}), (7, {1, 3, 5})])
+@pytest.mark.parametrize(("depth", "claims"), [(1, {1, 4, 5, 6, 7}), (3, {1, 5, 6}), (5, {1, 2, 4, 5, 6}), (7, {1, 3, 5, 6})])
 def test_missing_depth(depth: int, claims: set[int]) -> None:
     verdicts = judge(models(without=depth))
     assert {v.number for v in verdicts if v.deciding == f"not trained: depth {depth}"} == claims
-    assert {v.number for v in verdicts if v.outcome is U} == claims | {6}
+    assert {v.number for v in verdicts if v.outcome is U} == claims
+
+
+def test_one_better_depth_refutes_whatever_others_would_show() -> None:
+    verdict = judge(models({2: 19.7}, without=7))[0]
+    assert (verdict.outcome, verdict.first) == (R, "PPL(2) − PPL(4) = −0.20 ± 0.05 (p < 0.0001 to be below 0.05)")
 
 
 def test_one_seed_decides_nothing() -> None:
@@ -122,14 +127,14 @@ def test_numbers_that_decide_and_the_others() -> None:
     assert "PPL(8) − PPL(4) = +3.10 ± 0.05 (p < 0.0001)" in rest
     text, rest = deciding(1, {2: 19.7, 3: 19.5})
     assert text == (
-        "PPL(3) − PPL(4) = −0.40 ± 0.05 (p < 0.0001 against 0.05); "
-        "PPL(2) − PPL(4) = −0.20 ± 0.05 (p < 0.0001 against 0.05)"
+        "PPL(3) − PPL(4) = −0.40 ± 0.05 (p < 0.0001 to be below 0.05); "
+        "PPL(2) − PPL(4) = −0.20 ± 0.05 (p < 0.0001 to be below 0.05)"
     ), "what refutes are the pairs that do, the furthest first"
     assert rest.count("PPL(4)") == 7, "all of them against 0"
     text, rest = deciding(1, {3: 19.92, 5: 19.93})
     assert text.count("PPL(4)") == 2, "what leaves it open are the pairs that do"
     assert rest.count("PPL(4)") == 5
-    assert deciding(3) == ("PPL(7) − PPL(6) = +1.20 ± 0.05 (p < 0.0001 against 0.10)", "")
+    assert deciding(3) == ("PPL(7) − PPL(6) = +1.20 ± 0.05 (p < 0.0001 to be above 0.10)", "")
     text, rest = deciding(5)
     assert text.split("; ")[0] == "PPL(1) − PPL(4) = +0.35 ± 0.05 (p < 0.0001)"
     assert text.split("; ")[1] == "PPL(8) − PPL(4) = +3.10 ± 0.05 (p < 0.0001)"

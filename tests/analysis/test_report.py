@@ -213,7 +213,7 @@ def test_part_two(tmp_path: Path) -> None:
     found = texts(reload(tmp_path, planned=ALL))
     for title in PART_TWO:
         assert title in found[0], title
-    assert "So far depths 1, 4, 6 have" in found[0].split("## The depths")[0]
+    assert "So far depths 1, 4, 6 were searched" in found[0].split("## The depths")[0]
     every, more = (tables(text) for text in found[:2])
     depths = next(rows for header, rows in every.items() if "| gain |" in header)
     assert [number(cell) for cell in depths[3][2:6]] == pytest.approx([19.9, 19.2, 0.7, 18.2])
