@@ -17,7 +17,7 @@ from newllm.analysis.inference import (
     family,
     holm,
     mean_tests,
-    permutation_p_values,
+    permutation_p,
     prediction_interval,
 )
 from newllm.measurement.intervals import Estimate, mean_interval
@@ -26,19 +26,15 @@ SAMPLES = st.lists(st.floats(1, 1000), min_size=2, max_size=8)
 
 
 def difference_interval(first: list[float], second: list[float]) -> Estimate:
-    return family([(first, second)])[0].difference
+    return family({0: (first, second)})[0].difference
 
 
 def difference_p_value(first: list[float], second: list[float], expected: float = 0.0) -> float | None:
-    return family([(first, second)], expected)[0].adjusted_p
-
-
-def permutation_p_value(first: list[float], second: list[float], expected: float = 0.0) -> float:
-    return permutation_p_values([(first, second)], expected)[0]
+    return family({0: (first, second)}, expected)[0].adjusted_p
 
 
 def mean_p_value(values: list[float], expected: float) -> float | None:
-    return mean_tests([values], [expected])[0].adjusted_p
+    return mean_tests({0: values}, expected)[0].adjusted_p
 
 
 def test_mean_by_hand() -> None:
@@ -153,13 +149,15 @@ def test_shown_is_a_p_value_below_5_percent_and_a_difference_other_than_expected
 def test_a_family_is_corrected_together() -> None:
     samples = [([1.0, 2.0, 3.0], [1.5, 2.4, 3.9]), ([4.0, 4.1, 4.2], [1.0, 1.3, 1.2]), ([1.0, 1.1], [2.0, 2.5, 2.2])]
     raw = [stats.ttest_ind(*pair, equal_var=False).pvalue for pair in samples]
-    found = family(samples)
+    found = family(dict(enumerate(samples)))
     ranked = sorted(range(3), key=lambda index: raw[index])
     expected = [3 * raw[ranked[0]], max(3 * raw[ranked[0]], 2 * raw[ranked[1]])]
     expected.append(max(expected[1], raw[ranked[2]]))
     assert [found[index].adjusted_p for index in ranked] == pytest.approx([min(1, p) for p in expected])
-    assert [one.adjusted_p for one in family([*samples, ([1.0], [2.0, 3.0])])] == [None] * 4, "one has no test"
-    assert family([]) == []
+    assert [one.adjusted_p for one in family(dict(enumerate([*samples, ([1.0], [2.0, 3.0])]))).values()] == [
+        None
+    ] * 4, "one has no test"
+    assert family({}) == {}
 
 
 @given(st.lists(st.tuples(st.floats(1, 1000), st.floats(1, 1000)), min_size=2, max_size=8), st.floats(-10, 10))
@@ -167,7 +165,7 @@ def test_paired_against_scipy(pairs: list[tuple[float, float]], expected: float)
     first, second = ([pair[index] for pair in pairs] for index in (0, 1))
     if np.ptp(np.subtract(first, second)) < 1e-6:
         return
-    (one,) = family([(first, second)], expected, paired=[True])
+    one = family({0: (first, second)}, expected, paired=[True])[0]
     interval = stats.ttest_rel(first, second).confidence_interval()
     assert (one.difference.low, one.difference.high) == pytest.approx((interval.low, interval.high), rel=1e-5, abs=1e-5)
     shifted = [value + expected for value in second]
@@ -176,14 +174,14 @@ def test_paired_against_scipy(pairs: list[tuple[float, float]], expected: float)
 
 def test_welch_and_paired_in_one_family() -> None:
     first, second = [1.0, 2.0, 4.0], [1.1, 2.3, 4.1]
-    alone, together = family([(first, second), (first, second)], paired=[False, True])
+    alone, together = family({0: (first, second), 1: (first, second)}, paired=[False, True]).values()
     assert alone.difference.half_width == pytest.approx(difference_interval(first, second).half_width)
     assert together.difference.half_width != pytest.approx(alone.difference.half_width)
 
 
 def test_means_against_values_of_their_own() -> None:
     values = [[20.0, 20.1, 20.2], [21.0, 21.2, 21.1]]
-    found = mean_tests(values, [20.0, 21.5])
+    found = list(mean_tests(dict(enumerate(values)), [20.0, 21.5]).values())
     raw = [stats.ttest_1samp(sample, expected).pvalue for sample, expected in zip(values, (20.0, 21.5), strict=True)]
     assert [one.adjusted_p for one in found] == pytest.approx([max(raw), 2 * min(raw)])
     assert [one.difference for one in found] == [mean_interval(sample) for sample in values]
@@ -192,10 +190,10 @@ def test_means_against_values_of_their_own() -> None:
 
 def test_permutations_by_hand() -> None:
     """Of the 6 partitions of 1, 2, 4, 8 into two pairs, {1, 2} and {4, 8} are farthest apart: 2 of 6."""
-    assert permutation_p_value([1.0, 2.0], [4.0, 8.0]) == pytest.approx(2 / 6)
-    assert permutation_p_value([1.0, 4.0], [2.0, 8.0]) == pytest.approx(4 / 6)
-    assert permutation_p_value([1.0, 1.0], [1.0, 1.0]) == 1
-    assert permutation_p_value([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == pytest.approx(2 / 252), "no less with five"
+    assert permutation_p([1.0, 2.0], [4.0, 8.0]) == pytest.approx(2 / 6)
+    assert permutation_p([1.0, 4.0], [2.0, 8.0]) == pytest.approx(4 / 6)
+    assert permutation_p([1.0, 1.0], [1.0, 1.0]) == 1
+    assert permutation_p([1, 2, 3, 4, 5], [6, 7, 8, 9, 10]) == pytest.approx(2 / 252), "no less with five"
 
 
 @settings(max_examples=20)
@@ -209,7 +207,7 @@ def test_permutations_against_brute_force(first: list[float], second: list[float
         theirs = [value for index, value in enumerate(both) if index not in chosen]
         count += abs(fmean(ours) - fmean(theirs)) >= found - 1e-9
         total += 1
-    assert permutation_p_value(first, second) == pytest.approx(count / total)
+    assert permutation_p(first, second) == pytest.approx(count / total)
 
 
 def test_permutations_as_scipy_counts_them() -> None:
@@ -220,15 +218,14 @@ def test_permutations_as_scipy_counts_them() -> None:
         return np.mean(ours, axis=axis) - np.mean(theirs, axis=axis)
 
     exact = stats.permutation_test((first, second), difference, vectorized=True, n_resamples=np.inf)
-    assert permutation_p_value(first, second) == pytest.approx(exact.pvalue)
+    assert permutation_p(first, second) == pytest.approx(exact.pvalue)
     ten = [float(value) for value in range(10)]
-    assert permutation_p_value(ten, [value + 10 for value in ten]) == pytest.approx(2 / 184_756)
+    assert permutation_p(ten, [value + 10 for value in ten]) == pytest.approx(2 / 184_756)
 
 
 def test_permutations_against_another_difference_and_as_a_family() -> None:
     """9, 8 are 6 above 2, 3: of the six partitions, for 6 none differs less, for 0 and for 12 two are as far apart."""
     first, second = [9.0, 8.0], [2.0, 3.0]
-    assert [permutation_p_value(first, second, expected) for expected in (0.0, 6.0, 12.0)] == pytest.approx(
-        [1 / 3, 1, 1 / 3]
-    )
-    assert permutation_p_values([(first, second)] * 2) == pytest.approx([2 / 3, 2 / 3]), "corrected for two"
+    assert [permutation_p(first, second, expected) for expected in (0.0, 6.0, 12.0)] == pytest.approx([1 / 3, 1, 1 / 3])
+    found = family({0: (first, second), 1: (first, second)}, exact=True).values()
+    assert [one.exact_p for one in found] == pytest.approx([2 / 3, 2 / 3]), "corrected for two"

@@ -177,10 +177,10 @@ def _targets(groups: Groups) -> tuple[Outcome, str, str]:
     if partly := [depth for depth, seeds in short.items() if seeds.any()]:
         return Outcome.UNDECIDED, f"not fully trained: {_depths(partly)}", ""
     limits = [expected + ROUNDING for expected in EXPECTED.values()]
-    tests = mean_tests([groups[depth].values("val_ppl") for depth in EXPECTED], limits)
-    outcome = _outcome(all(test.below for test in tests), any(test.above for test in tests))
+    tests = mean_tests({depth: groups[depth].values("val_ppl") for depth in EXPECTED}, limits)
+    outcome = _outcome(all(test.below for test in tests.values()), any(test.above for test in tests.values()))
     parts: dict[bool, list[str]] = {True: [], False: []}  # by whether they decide
-    for depth, test in zip(EXPECTED, tests, strict=True):
+    for depth, test in tests.items():
         against_limit = f"{equation(test.adjusted_p)} against {test.expected:.2f}"
         text = f"PPL({depth}) = {number(test.difference)} ({against_limit})"
         parts[_outcome(test.below, test.above) is outcome].append(text)

@@ -80,4 +80,4 @@ def context_gains(groups: Iterable[Group]) -> dict[int, Difference]:
         if gains and all(gains):
             means = [math.fsum(values) / len(values) for values in gains]
             found[group.num_layers] = [mean if abs(mean) > ROUNDING else 0.0 for mean in means]
-    return dict(zip(found, mean_tests(list(found.values()), [0.0] * len(found)), strict=True))
+    return mean_tests(found)

@@ -2,11 +2,11 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from scipy import stats
@@ -19,32 +19,41 @@ ROUNDED_AWAY = 1e-9
 """What subtraction leaves of equal means."""
 
 Samples = tuple[Sequence[float], Sequence[float]]
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
 class Difference:
     """The mean of some values minus that of others, tested against what is expected of it.
 
-    The 95 % interval is of this comparison alone, the p-value adjusted by Holm's method within a family of tests; None
-    for one seed.
+    The 95 % interval is of this comparison alone; p-values are adjusted by Holm's method within a family of tests, and
+    None for one seed. Where an exact permutation test was made too, only what both tests show is shown.
     """
 
     difference: Estimate
     expected: float
     adjusted_p: float | None
+    exact_p: float | None = None
 
     @property
     def above(self) -> bool:
         """Whether the difference is shown to be more than expected."""
-        return self._shown(self.difference.mean - self.expected)
+        return self.difference.mean > self.expected and self._significant and not self.disputed
 
     @property
     def below(self) -> bool:
         """Whether the difference is shown to be less than expected."""
-        return self._shown(self.expected - self.difference.mean)
+        return self.difference.mean < self.expected and self._significant and not self.disputed
 
-    def _shown(self, excess: float) -> bool:
-        return excess > 0 and self.adjusted_p is not None and self.adjusted_p < SIGNIFICANCE
+    @property
+    def disputed(self) -> bool:
+        """Whether one of two tests shows a difference and the other does not."""
+        found = self._significant and self.difference.mean != self.expected
+        return self.exact_p is not None and found != (self.exact_p < SIGNIFICANCE)
+
+    @property
+    def _significant(self) -> bool:
+        return self.adjusted_p is not None and self.adjusted_p < SIGNIFICANCE
 
 
 def deviation(values: Sequence[float]) -> float | None:
@@ -60,52 +69,60 @@ def prediction_interval(values: Sequence[float]) -> Estimate:
 
 
 def family(
-    samples: Sequence[Samples], expected: float | Sequence[float] = 0.0, paired: Sequence[bool] = ()
-) -> list[Difference]:
+    samples: Mapping[_Key, Samples],
+    expected: float | Sequence[float] = 0.0,
+    paired: Sequence[bool] = (),
+    exact: bool = False,
+) -> dict[_Key, Difference]:
     """A family of tests, one for each pair of samples, the second subtracted; corrected for their number.
 
     Welch's test, two-sided, with Welch's interval; Student's of the differences seed by seed where `paired` says so.
-    Samples of one value have neither, and one of them leaves the whole family without p-values.
+    Samples of one value have neither, and one of them leaves the whole family without p-values. `exact`: permutation
+    tests too, a family of their own.
     """
     targets = [float(target) for target in np.broadcast_to(expected, len(samples))]
-    how = zip(samples, targets, paired or [False] * len(samples), strict=True)
+    how = zip(samples.values(), targets, paired or [False] * len(samples), strict=True)
     found = [_compared(*pair, target, seed_by_seed) for pair, target, seed_by_seed in how]
-    known = holm([p for _, p in found if p is not None])
-    adjusted = known if len(known) == len(found) else [None] * len(found)
-    return [Difference(one, target, p) for (one, _), target, p in zip(found, targets, adjusted, strict=True)]
+    permuted = [
+        permutation_p(*pair, target) if exact else None for pair, target in zip(samples.values(), targets, strict=True)
+    ]
+    rows = zip(samples, found, targets, holm([p for _, p in found]), holm(permuted), strict=True)
+    return {key: Difference(one, target, p, exact_p) for key, (one, _), target, p, exact_p in rows}
 
 
-def mean_tests(values: Sequence[Sequence[float]], expected: Sequence[float]) -> list[Difference]:
+def mean_tests(
+    values: Mapping[_Key, Sequence[float]], expected: float | Sequence[float] = 0.0
+) -> dict[_Key, Difference]:
     """A family of Student's tests, one for each sample: whether its mean, the difference, equals what is expected."""
-    return family([(sample, [0.0] * len(sample)) for sample in values], expected, [True] * len(values))
+    return family({key: (one, [0.0] * len(one)) for key, one in values.items()}, expected, [True] * len(values))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's adjusted p-values, in the order given: the chance of any false finding in the family stays below alpha.
 
     Sorted upwards, the i-th of m (from 0) is multiplied by m - i; none falls below the one before it, none exceeds 1.
+    One that is None leaves all of them None.
     Source: S. Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statist. 6 (1979) 65-70.
     """
-    order = np.argsort(p_values, kind="stable")
-    corrected = np.array(p_values)[order] * np.arange(len(p_values), 0, -1)
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(corrected))
+    if None in p_values:
+        return [None] * len(p_values)
+    raw = np.array(p_values, dtype=float)
+    order = np.argsort(raw, kind="stable")
+    adjusted = np.empty(len(raw))
+    adjusted[order] = np.minimum(1.0, np.maximum.accumulate(raw[order] * np.arange(len(raw), 0, -1)))
     return [float(p) for p in adjusted]
 
 
-def permutation_p_values(samples: Sequence[Samples], expected: float | Sequence[float] = 0.0) -> list[float]:
-    """A family of exact two-sided permutation tests that differences of means equal what is expected; by Holm's method.
+def permutation_p(values: Sequence[float], others: Sequence[float], expected: float = 0.0) -> float:
+    """Of the exact two-sided permutation test that the difference of means is what is expected; uncorrected.
 
-    The p of one is the share of all partitions of its values whose difference is at least as large as that found; with
-    ten against ten there are 184,756. It assumes nothing of the distribution.
+    The share of all partitions of the values whose difference is at least as large as that found; with ten against ten
+    there are 184,756. It assumes nothing of the distribution.
     """
-    p_values = []
-    for (values, others), target in zip(samples, np.broadcast_to(expected, len(samples)), strict=True):
-        both = np.array([*values, *(other + float(target) for other in others)])
-        sums = both[_partitions(len(both), len(values))].sum(axis=1)  # the first is that of the values themselves
-        differences = np.abs(sums / len(values) - (both.sum() - sums) / len(others))
-        p_values.append(float(np.mean(differences >= differences[0] - ROUNDED_AWAY)))
-    return holm(p_values)
+    both = np.array([*values, *(other + expected for other in others)])
+    sums = both[_partitions(len(both), len(values))].sum(axis=1)  # the first is that of the values themselves
+    differences = np.abs(sums / len(values) - (both.sum() - sums) / len(others))
+    return float(np.mean(differences >= differences[0] - ROUNDED_AWAY))
 
 
 @cache

@@ -53,15 +53,15 @@ def effects_of(study: Study) -> list[Effect]:
     groups = [group for group in study.changed if group.num_layers in study.depths]
     own = {i: (group, study.depths[group.num_layers]) for i, group in enumerate(groups)}
     best = {i: (group, study.best) for i, group in enumerate(groups)}
-    beside, test_ppl, against_best = tuning.compared(own, both=False), compare(own, "test_ppl"), compare(best)
-    val_ppl, matters = beside.zero.welch, beside.matters.welch
-    parts, excesses = fit.splits(own), fit.splits(best)
+    beside, parts, excesses = tuning.compared(own, exact=False), fit.splits(own), fit.splits(best)
+    val_ppl, test_ppl, against_best = beside.zero, compare(own, "test_ppl"), compare(best)
     return [
         Effect(
-            group, val_ppl[i], test_ppl[i], against_best[i], matters[i], beside.shown(i), parts.get(i), excesses.get(i)
+            group, val_ppl[i], test_ppl[i], against_best[i], beside.matters[i], beside.shown(i), parts.get(i),
+            excesses.get(i),
         )
         for i, group in enumerate(groups)
-    ]
+    ]  # fmt: skip
 
 
 def facts(study: Study, effects: Sequence[Effect]) -> Facts:
@@ -209,7 +209,7 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
         "tuned_verdicts": claims.judge(two.tuned) if study.comparable and two.tuned else [],
         "tuned": tuned,
         "beside_lstm": tuning.compared({size: (one, tuned.best) for size, one in two.lstm.items()}) if tuned else None,
-        "equal": tuning.answer(two.equal, both=False) if len(two.equal) > 1 else None,
+        "equal": tuning.answer(two.equal, exact=False) if len(two.equal) > 1 else None,
         "operations": tuning.answer(within) if len(within) > 1 else None,
         "budget": budget,
         "within": within,

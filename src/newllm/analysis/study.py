@@ -61,7 +61,8 @@ class Study:
     @property
     def close(self) -> list[int]:
         """The best depth, and all that are not shown to be worse; shallowest first."""
-        return not_worse(self.depths, self.best)
+        worse = [depth for depth, test in self.against_best.items() if test.above]
+        return [depth for depth in self.depths if depth not in worse]
 
     @property
     def num_seeds(self) -> int:
@@ -168,11 +169,12 @@ def compare(
     figure: str | Callable[[Group], Sequence[float]] = "val_ppl",
     expected: float | Sequence[float] = 0.0,
     paired: Sequence[bool] = (),
+    exact: bool = False,
 ) -> dict[_Key, Difference]:
     """A figure of the first of each pair minus that of the second: one family, see `inference.family`."""
     values = methodcaller("values", figure) if isinstance(figure, str) else figure
-    samples = [(values(one), values(other)) for one, other in pairs.values()]
-    return dict(zip(pairs, family(samples, expected, paired), strict=True))
+    samples = {key: (values(one), values(other)) for key, (one, other) in pairs.items()}
+    return family(samples, expected, paired, exact)
 
 
 def best_of(groups: Mapping[int, Group], name: str = "val_ppl") -> Group:
@@ -180,18 +182,9 @@ def best_of(groups: Mapping[int, Group], name: str = "val_ppl") -> Group:
     return min(groups.values(), key=lambda group: group.mean(name))
 
 
-def against(
-    groups: Mapping[int, Group], reference: Group, name: str = "val_ppl", expected: float = 0.0
-) -> dict[int, Difference]:
-    """A figure of every other group minus that of one, tested against `expected`: one family, by the groups' keys."""
-    others = {key: (group, reference) for key, group in groups.items() if group is not reference}
-    return compare(others, name, expected)
-
-
-def not_worse(groups: Mapping[int, Group], best: Group) -> list[int]:
-    """The best, and all that are not shown to be worse (adjusted p >= 0.05, or no test); in the groups' order."""
-    worse = {key for key, test in against(groups, best).items() if test.above}
-    return [key for key in groups if key not in worse]
+def against(groups: Mapping[int, Group], reference: Group, name: str = "val_ppl") -> dict[int, Difference]:
+    """A figure of every other group minus that of one: one family, by the groups' keys."""
+    return compare({key: (group, reference) for key, group in groups.items() if group is not reference}, name)
 
 
 def by_change(groups: Iterable[Group]) -> dict[str, dict[int, Group]]:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from newllm.analysis.cost import best_within, petaflop_per_epoch
 from newllm.analysis.formats import KNOBS
-from newllm.analysis.inference import SIGNIFICANCE, Difference, permutation_p_values
+from newllm.analysis.inference import Difference
 from newllm.analysis.records import Group
 from newllm.analysis.schemas import Search
 from newllm.analysis.study import Study, best_of, compare
@@ -22,50 +22,19 @@ MATTERS = 0.05
 
 
 @dataclass(frozen=True)
-class Family:
-    """Differences of a family, by key: Welch's tests and, where they count too, exact permutation tests, each by Holm.
-
-    Where both are made a difference is shown only if both show it.
-    """
-
-    welch: Mapping[int, Difference]
-    permutation: Mapping[int, float]
-
-    @property
-    def above(self) -> list[int]:
-        """Whose difference is shown to be above what it is tested against."""
-        return [key for key, test in self.welch.items() if test.above and self._agreed(key)]
-
-    @property
-    def below(self) -> list[int]:
-        """Whose difference is shown to be below it."""
-        return [key for key, test in self.welch.items() if test.below and self._agreed(key)]
-
-    @property
-    def disagreeing(self) -> list[int]:
-        """Of which one test shows a difference and the other does not."""
-        shown = {key: test.above or test.below for key, test in self.welch.items() if self.permutation}
-        return [key for key, welch in shown.items() if welch != self._agreed(key)]
-
-    def _agreed(self, key: int) -> bool:
-        return not self.permutation or self.permutation[key] < SIGNIFICANCE
-
-
-@dataclass(frozen=True)
 class Comparison:
-    """Differences of validation perplexity: whether there are any, and whether they matter."""
+    """Differences of validation perplexity, by key: whether there are any, and whether they matter."""
 
-    zero: Family  # against no difference
-    matters: Family  # against MATTERS
+    zero: Mapping[int, Difference]  # against no difference
+    matters: Mapping[int, Difference]  # against MATTERS
 
     def shown(self, key: int) -> str:
         """What is shown of one difference, in words."""
-        words = {"better": "below", "worse": "above"}
-        found = next((word for word, side in words.items() if key in getattr(self.zero, side)), None)
-        if found is None:
+        test, more = self.zero[key], self.matters[key]
+        if not (test.above or test.below):
             return "nothing"
-        more = f" by more than {MATTERS}" if key in getattr(self.matters, words[found]) else ""
-        return f"{found}{more}"
+        larger = f" by more than {MATTERS}" if (more.above, more.below) == (test.above, test.below) else ""
+        return ("worse" if test.above else "better") + larger
 
 
 @dataclass(frozen=True)
@@ -74,45 +43,41 @@ class Answer(Comparison):
 
     best: Group  # the depth of the lowest mean
     set: list[int]  # it and those that are not shown to be worse, shallowest first; alone, it is the best
-    on_test: Family  # as zero on the test split, which chooses nothing; empty where that was not measured
+    on_test: Mapping[int, Difference]  # as zero on the test split, which chooses nothing; empty if not measured
 
     def shown(self, key: int) -> str:
         """What is shown of a depth, in words."""
         return "best" if key == self.best.num_layers else super().shown(key)
 
     @property
-    def recommended(self) -> int:
-        """The shallowest of the set."""
-        return min(self.set)
+    def matter(self) -> list[int]:
+        """The depths that are worse by more than MATTERS."""
+        return [depth for depth, test in self.matters.items() if test.above]
 
     @property
     def turned_on_test(self) -> list[int]:
         """The depths that are worse than the best on one split and better on the other."""
-        means = {depth: test.difference.mean for depth, test in self.on_test.welch.items()}
-        return [depth for depth, mean in means.items() if mean * self.zero.welch[depth].difference.mean < 0]
+        means = {depth: test.difference.mean for depth, test in self.on_test.items()}
+        return [depth for depth, mean in means.items() if mean * self.zero[depth].difference.mean < 0]
 
 
-def answer(groups: Mapping[int, Group], both: bool = True) -> Answer:
-    """By the rule, of models by depth; `both`: by permutation tests too."""
+def answer(groups: Mapping[int, Group], exact: bool = True) -> Answer:
+    """By the rule, of models by depth; `exact`: by permutation tests too."""
     best = best_of(groups)
     pairs = {depth: (group, best) for depth, group in groups.items() if group is not best}
-    found = compared(pairs, both)
-    close = [depth for depth in groups if depth not in found.zero.above]
+    found = compared(pairs, exact)
+    close = [depth for depth in groups if depth not in pairs or not found.zero[depth].above]
     measured = pairs if all(group.has("test_ppl") for group in groups.values()) else {}
-    return Answer(found.zero, found.matters, best, close, _tests(measured, both, "test_ppl"))
+    return Answer(found.zero, found.matters, best, close, compare(measured, "test_ppl", exact=exact))
 
 
-def compared(pairs: Mapping[int, tuple[Group, Group]], both: bool = True) -> Comparison:
-    """Validation perplexity of the first of each pair minus that of the second; two families, or four with `both`."""
-    return Comparison(_tests(pairs, both), _tests(pairs, both, margin=MATTERS))
+def compared(pairs: Mapping[int, tuple[Group, Group]], exact: bool = True) -> Comparison:
+    """Validation perplexity of the first of each pair minus that of the second.
 
-
-def _tests(pairs: Mapping[int, tuple[Group, Group]], both: bool, name: str = "val_ppl", margin: float = 0.0) -> Family:
-    """One figure, against a difference of `margin` in the direction of the difference that was found."""
-    expected = [math.copysign(margin, one.mean(name) - other.mean(name)) for one, other in pairs.values()]
-    samples = [(one.values(name), other.values(name)) for one, other in pairs.values()]
-    permutation = permutation_p_values(samples, expected) if both else []
-    return Family(compare(pairs, name, expected), dict(zip(pairs, permutation, strict=False)))
+    That it matters is tested against MATTERS in the direction of the difference that was found.
+    """
+    margins = [math.copysign(MATTERS, one.mean("val_ppl") - other.mean("val_ppl")) for one, other in pairs.values()]
+    return Comparison(compare(pairs, exact=exact), compare(pairs, "val_ppl", margins, exact=exact))
 
 
 def within_operations(groups: Mapping[int, Group], study: Study) -> tuple[float, dict[int, Group]]:
