@@ -142,7 +142,7 @@ def _results(commit: str, revision: str, depths: Sequence[int], folder: Path) ->
         for path in (f"metrics/layers/{depth}.json", f"metrics/runs/{depth}.json", f"plots/curves/{depth}.csv"):
             _put(folder / path, _show(commit, path))
     try:
-        return load_results(depths, folder / "metrics", folder / "plots/curves")
+        return load_results(depths, folder)
     except UserError as error:
         raise UserError(str(error).replace(f"{folder}/", f"{revision}:")) from None
 
@@ -152,7 +152,7 @@ def _diagnosed(commit: str, result: Group, folder: Path) -> Group:
     path = f"metrics/diagnostics/{result.num_layers}.json"
     try:
         _put(folder / path, _show(commit, path))
-        (found,) = load_diagnoses([result], folder / "metrics/diagnostics")
+        (found,) = load_diagnoses([result], folder)
     except UserError:
         return result
     losses = [seed.val_loss for seed in found.diagnosis.seeds] if found.diagnosis else []
@@ -168,11 +168,12 @@ def _put(path: Path, text: str) -> None:
 def _depth(result: Group) -> AblationDepth:
     names = AblationSeed.model_fields.keys() - {"plateau_epochs", "train_loss_without_dropout"}
     measured = "train_loss_without_dropout"
+    rows: list[Any] = result.seeds.to_dict("records")
     seeds = [
         AblationSeed(
             **{name: run[name] for name in names}, plateau_epochs=plateau, train_loss_without_dropout=run.get(measured)
         )
-        for run, plateau in zip(result.rows(), plateau_epochs(result), strict=True)
+        for run, plateau in zip(rows, plateau_epochs(result), strict=True)
     ]
     norms = list(result.norms["initial"]) if result.norms else None
     return AblationDepth(num_layers=result.num_layers, initial_norms=norms, seeds=seeds)

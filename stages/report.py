@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from newllm.analysis.figures import draw_all
-from newllm.analysis.part2 import Planned
 from newllm.analysis.report import render
 from newllm.analysis.study import Study, learning_curves, load_study, perplexity_by_depth, results_table
 from newllm.analysis.summary import summary
@@ -50,9 +49,7 @@ def load(root: Path, depths: list[int]) -> Study:
     Raises:
         UserError: params.yaml or a file of results is damaged or missing, or they contradict one another.
     """
-    config = load_config(root / "params.yaml")
-    studied, baseline = config.model.num_layers, config.study.baseline_num_layers
-    return load_study(root, depths, studied, baseline, config.data.model_dump(), Planned.of(config))
+    return load_study(root, depths, load_config(root / "params.yaml"))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,47 @@
 """A made-up full study in which every claim of the notebook but the one on overfitting holds, to be changed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from newllm.analysis.part2 import Planned
 from newllm.analysis.records import Group
-from newllm.analysis.study import NOTHING, Study, load_study
+from newllm.analysis.study import Study, load_study
+from newllm.config import Config, load_config
 from tests.analysis.metrics_files import DATA, write_all
 
 PERPLEXITIES = {1: 20.25, 2: 20.12, 3: 20.02, 4: 19.90, 5: 20.10, 6: 20.50, 7: 21.70, 8: 23.0}
 """Means by depth. With the standard deviation 0.0316 of five seeds a difference of two has the interval ± 0.046."""
+
+
+COMMITTED = load_config(Path(__file__).parents[2] / "params.yaml")
+
+
+def plan(
+    tuned: Sequence[int] = (),
+    equal: Mapping[int, int] | None = None,
+    recipes: Sequence[str] = (),
+    lstm: Sequence[int] = (),
+    studied: int = 6,
+    baseline: int = 6,
+    **data: Any,
+) -> Config:
+    """Parameters that ask for this of part 2, and for nothing of it by default."""
+    sizes = {str(depth): size for depth, size in (equal or {}).items()}
+    changes: dict[str, dict[str, Any]] = {
+        "data": {**DATA, **data},
+        "model": {"num_layers": studied},
+        "study": {"baseline_num_layers": baseline},
+        "search": {"depths": list(tuned), "equal_parameters": sizes},
+        "lstm": {"hidden_sizes": list(lstm)},
+    }
+    sections = {name: getattr(COMMITTED, name).model_copy(update=values) for name, values in changes.items()}
+    return COMMITTED.model_copy(update={**sections, "recipes": dict.fromkeys(recipes)})
+
+
+NOTHING = plan()
 
 
 def study(
@@ -27,8 +55,8 @@ def study(
     return reload(root, depths)
 
 
-def reload(root: Path, depths: Any = tuple(PERPLEXITIES), planned: Planned = NOTHING, **data: Any) -> Study:
-    return load_study(root, depths, 6, 6, {**DATA, **data}, planned)
+def reload(root: Path, depths: Any = tuple(PERPLEXITIES), planned: Config = NOTHING, **data: Any) -> Study:
+    return load_study(root, depths, planned.model_copy(update={"data": planned.data.model_copy(update=data)}))
 
 
 def models(

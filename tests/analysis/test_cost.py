@@ -17,7 +17,6 @@ from newllm.analysis.cost import (
     startup_seconds,
     total_seconds,
 )
-from newllm.analysis.part2 import Planned
 from newllm.analysis.records import load_training_data
 from newllm.analysis.study import Study
 from newllm.analysis.tuning import within_operations
@@ -25,7 +24,7 @@ from newllm.errors import UserError
 from newllm.model.definition import ModelShape
 from tests.analysis.metrics_files import PARAMETERS, final_perplexity, write_all
 from tests.analysis.part2_files import write_lstm, write_tuned
-from tests.analysis.studies import reload
+from tests.analysis.studies import plan, reload
 
 POSITIONS = 51_026 * 63
 
@@ -124,17 +123,17 @@ def test_operations_of_an_lstm(tmp_path: Path) -> None:
     """Four gates read the embedding of 256 and the state of 396, and 1,000 logits the state."""
     write_all(tmp_path)
     write_lstm(tmp_path, 396, 19.6)
-    study = reload(tmp_path, (1, 4, 6), Planned(lstm=(396,)))
+    study = reload(tmp_path, (1, 4, 6), plan(lstm=(396,)))
     expected = 6 * (4 * 396 * (256 + 396) + 1000 * 396) * POSITIONS / 1e15
-    assert petaflop_per_epoch(study.part_two.lstm[396], study) == pytest.approx(expected)
+    assert petaflop_per_epoch(study.lstm[396], study) == pytest.approx(expected)
 
 
 def test_the_best_within_a_budget(tmp_path: Path) -> None:
     """Four epochs end at 19.2 and its seeds; after three they are at one and a half times that."""
     write_all(tmp_path)
     write_tuned(tmp_path, 4, 19.2)
-    study = reload(tmp_path, (1, 4, 6), Planned(tuned=(4,)))
-    group = study.part_two.tuned[4]
+    study = reload(tmp_path, (1, 4, 6), plan(tuned=(4,)))
+    group = study.tuned[4]
     finals = group.values("val_ppl")
     assert best_within(group, study, 4 * petaflop(4)) == pytest.approx(finals)
     assert best_within(group, study, 3.9 * petaflop(4)) == pytest.approx([1.5 * value for value in finals])
@@ -146,8 +145,8 @@ def test_within_the_operations_that_every_seed_was_trained(tmp_path: Path) -> No
     write_all(tmp_path)
     for depth in (1, 4):
         write_tuned(tmp_path, depth, 19.2)
-    study = reload(tmp_path, (1, 4, 6), Planned(tuned=(1, 4)))
-    tuned = study.part_two.tuned
+    study = reload(tmp_path, (1, 4, 6), plan(tuned=(1, 4)))
+    tuned = study.tuned
     finals = tuned[1].values("val_ppl")
     tuned[1].seeds.loc[2, "epochs_run"] = 3
     budget, found = within_operations(tuned, study)
@@ -171,10 +170,11 @@ def test_within_the_operations_that_every_seed_was_trained(tmp_path: Path) -> No
     ],
 )
 def test_damaged_data_metrics(tmp_path: Path, content: str, expected: str) -> None:
-    path = tmp_path / "data.json"
+    path = tmp_path / "metrics/data.json"
+    path.parent.mkdir()
     path.write_text(content)
     with pytest.raises(UserError) as caught:
-        load_training_data(path)
+        load_training_data(tmp_path)
     assert expected in str(caught.value)
     assert str(path) in str(caught.value)
     assert "`dvc repro tokenize`" in str(caught.value)

@@ -14,8 +14,8 @@ from tests.analysis.metrics_files import final_perplexity, write_all, write_diag
 
 
 def load(root: Path) -> list[Group]:
-    results = load_results((1, 4, 6), root / "metrics", root / "plots/curves")
-    return load_diagnoses(results, root / "metrics/diagnostics")
+    results = load_results((1, 4, 6), root)
+    return load_diagnoses(results, root)
 
 
 def change(root: Path, alter: Callable[[dict[str, Any]], object]) -> None:

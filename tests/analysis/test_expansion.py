@@ -18,8 +18,8 @@ GAINS = {"freeze": 0.1, "finetune": 0.5, "longer": 0.2, "scratch": 0.52}
 
 
 def load(root: Path) -> list[Group]:
-    results = load_results((1, 4, 6), root / "metrics", root / "plots/curves")
-    return load_grown(results, root / "metrics/expand", root / "plots/expand")
+    results = load_results((1, 4, 6), root)
+    return load_grown(results, root)
 
 
 def write(root: Path, depths: tuple[int, ...] = (1, 4), **gains: float) -> None:
@@ -45,7 +45,7 @@ def test_reads_what_there_is(root: Path) -> None:
     ]  # fmt: skip
     assert (found[0].parameters["model.context_dim"], found[0].num_params) == (512, 1_951_208)
     assert len(found[0].curve) == 15
-    assert load_grown([], root / "nowhere", root / "nowhere") == []
+    assert load_grown([], root / "nowhere") == []
 
 
 def test_seeds_are_in_the_order_of_the_bases(root: Path) -> None:

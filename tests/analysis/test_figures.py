@@ -8,12 +8,11 @@ import altair as alt
 import pytest
 
 from newllm.analysis.figures import Figure, draw_all
-from newllm.analysis.part2 import Planned
 from newllm.analysis.study import Study
 from tests.analysis.ablation_files import RESIDUAL, experiment, write
 from tests.analysis.metrics_files import final_perplexity, write_all, write_supplements
 from tests.analysis.part2_files import write_part_two
-from tests.analysis.studies import PERPLEXITIES, reload, study
+from tests.analysis.studies import PERPLEXITIES, plan, reload, study
 
 ALWAYS = ["perplexity_by_depth", "learning_curves"]
 
@@ -41,7 +40,7 @@ def test_no_picture_of_what_was_not_measured(tmp_path: Path) -> None:
     found = drawn(reload(tmp_path, (1, 4, 6)))
     assert set(found) == {*ALWAYS, "fit", "grown_contexts"}
     write_part_two(tmp_path)
-    planned = Planned((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
+    planned = plan((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
     assert set(drawn(reload(tmp_path, (1, 4, 6), planned))) == {
         *found, "changed_recipes", "importances", "searches", "tuned"
     }  # fmt: skip
@@ -73,7 +72,7 @@ def test_a_map_of_each_search(tmp_path: Path) -> None:
     """The made-up trials: a cell each; dropout 0 at rate 4 diverged, 0.1 at rate 1 was pruned."""
     write_all(tmp_path)
     write_part_two(tmp_path)
-    found = drawn(reload(tmp_path, (1, 4, 6), Planned(tuned=(1, 4))))["searches"]
+    found = drawn(reload(tmp_path, (1, 4, 6), plan(tuned=(1, 4))))["searches"]
     assert len(found.panels) == 2
     cells = {(row["rate"], row["dropout"]): row for row in rows(found, 1)}
     assert len(cells) == 20

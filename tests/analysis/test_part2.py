@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from newllm.analysis.part2 import PartTwo, Planned, load_part_two
+from newllm.analysis.study import Study
 from newllm.config import Config
 from newllm.errors import UserError
 from tests.analysis.metrics_files import write_all
 from tests.analysis.part2_files import RECIPE, change_details, write_part_two
-from tests.analysis.studies import reload
+from tests.analysis.studies import NOTHING, plan, reload
 
-ALL = Planned((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
+ALL = plan((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
 
 
 @pytest.fixture
@@ -25,8 +24,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def load(root: Path, planned: Planned = ALL) -> PartTwo:
-    return load_part_two(root, planned, "ab" * 32)
+def load(root: Path, planned: Config = ALL) -> Study:
+    return reload(root, (1, 4, 6), planned)
 
 
 def test_what_is_planned_is_read_and_nothing_else(root: Path) -> None:
@@ -34,26 +33,18 @@ def test_what_is_planned_is_read_and_nothing_else(root: Path) -> None:
     assert (list(found.tuning), list(found.tuned), list(found.equal), list(found.lstm)) == (
         [1, 4, 6], [1, 4, 6], [4, 6], [396]
     )  # fmt: skip
-    assert [group.name for group in found.recipes] == ["he-6", "notebook-6"]
+    assert [group.name for group in found.changed] == ["he-6", "notebook-6"]
     assert found.tuned[4].changes == RECIPE
     assert found.tuned[4].has("train_loss_without_dropout")
-    assert found.recipes[0].changes == {"initialisation": "he"}
-    assert found.recipes[0].norms["initial"] == pytest.approx([1.5] * 6)
+    assert found.changed[0].changes == {"initialisation": "he"}
+    assert found.changed[0].norms["initial"] == pytest.approx([1.5] * 6)
     assert (found.equal[4].parameters["model.hidden_size"], found.equal[4].num_layers) == (464, 4)
     assert len(found.tuned[4].curve) == 40
     assert found.lstm_searches[396].chosen.recipe.residual is False
     assert [one.val_ppl for one in found.tuning[4].finalists] == [19.2, None], "a seed of the second diverged"
-    assert load(root, Planned()) == PartTwo({}, {}, {}, [], {}, {})
-    assert list(load(root, Planned(tuned=(4,))).tuned) == [4]
-
-
-def test_planned_by_the_parameters() -> None:
-    parameters = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())
-    assert Planned.of(Config.model_validate({**parameters, "recipes": {}})).recipes == ()
-    parameters["search"] |= {"depths": [1, 4], "equal_parameters": {"4": 464, "1": 736}}
-    parameters["lstm"]["hidden_sizes"] = [396, 512]
-    parameters["recipes"] = {"he-6": {"num_layers": 6, "initialisation": "he"}}
-    assert Planned.of(Config.model_validate(parameters)) == Planned((1, 4), {1: 736, 4: 464}, ("he-6",), (396, 512))
+    bare = load(root, NOTHING)
+    assert not any((bare.tuning, bare.tuned, bare.equal, bare.changed, bare.lstm, bare.lstm_searches))
+    assert list(load(root, plan(tuned=(4,))).tuned) == [4]
 
 
 def test_recipes_take_the_place_of_ablations(root: Path) -> None:

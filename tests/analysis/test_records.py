@@ -13,14 +13,15 @@ from newllm.analysis.figures import draw_all
 from newllm.analysis.records import Group, load_results
 from newllm.analysis.report import render
 from newllm.analysis.schemas import flatten
-from newllm.analysis.study import load_study, results_table
+from newllm.analysis.study import results_table
 from newllm.analysis.summary import summary
 from newllm.errors import UserError
-from tests.analysis.metrics_files import DATA, change_json, write_all
+from tests.analysis.metrics_files import change_json, write_all
+from tests.analysis.studies import plan, reload
 
 
 def load(root: Path, *depths: int) -> list[Group]:
-    return load_results(depths or (1, 4, 6), root / "metrics", root / "plots" / "curves")
+    return load_results(depths or (1, 4, 6), root)
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def test_depth_itself_may_differ(root: Path) -> None:
 
 def test_no_depth(root: Path) -> None:
     with pytest.raises(UserError, match="--num-layers"):
-        load_results([], root / "metrics", root / "plots/curves")
+        load_results([], root)
 
 
 def test_flatten() -> None:
@@ -227,7 +228,7 @@ QUIET = settings(
 
 def report_or_user_error(root: Path, pictures: bool = False) -> None:
     try:
-        study = load_study(root, [4], 4, 4, DATA)
+        study = reload(root, [4], plan(studied=4, baseline=4))
         figures = draw_all(study)
         for text in render(study, figures, ["report", "appendix", "readme"], "plots"):
             text.encode()

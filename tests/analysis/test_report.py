@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from newllm.analysis import report
-from newllm.analysis.part2 import Planned
 from newllm.analysis.report import Facts, at_epoch, best_by, continued, effects_of, facts, given, late_gain, render
 from newllm.analysis.study import Study
 from stages.report import load
@@ -22,11 +21,11 @@ from tests.analysis.metrics_files import (
     write_supplements,
 )
 from tests.analysis.part2_files import write_part_two, write_recipe, write_tuned
-from tests.analysis.studies import PERPLEXITIES, reload, study
+from tests.analysis.studies import PERPLEXITIES, plan, reload, study
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ["report", "appendix", "readme"]
-ALL = Planned((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
+ALL = plan((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
 PART_TWO = ("An LSTM instead", "equal parameters", "equal operations", "tuned, best", "All settings together")
 
 
@@ -264,7 +263,7 @@ def test_the_answer_follows_the_rule(tmp_path: Path) -> None:
     study(tmp_path, {3: 19.5}, epochs=150)
     for depth in PERPLEXITIES:
         write_tuned(tmp_path, depth, {4: 19.21, 6: 19.2}.get(depth, 19.4))
-    planned = Planned(tuned=tuple(PERPLEXITIES))
+    planned = plan(tuned=tuple(PERPLEXITIES))
     several = texts(reload(tmp_path, planned=planned))[2].split("\n\n")[0]
     assert "**depth 4**" in several
     assert "**19.20 ± 0.04**" in several
@@ -273,14 +272,14 @@ def test_the_answer_follows_the_rule(tmp_path: Path) -> None:
     assert "**depth 6 is best**" in alone
     assert "left out" not in several + alone
     assert max(len(several.split()), len(alone.split())) <= 120
-    other = texts(reload(tmp_path, [1, 4, 5, 6], planned=Planned(tuned=(4,))))[2].split("\n\n")[0]
+    other = texts(reload(tmp_path, [1, 4, 5, 6], planned=plan(tuned=(4,))))[2].split("\n\n")[0]
     assert "left out here" in other, "not the study’s depths"
 
 
 def test_depth_6_as_the_notebook_trained_it(tmp_path: Path) -> None:
     """Five seeds of standard deviation 0.0316: one more falls within 2.776 · 0.0316 · √1.2 = 0.0962 of the mean."""
     write_all(tmp_path)
-    planned = Planned(recipes=("parts", "stretch", "other"))
+    planned = plan(recipes=("parts", "stretch", "other"))
     write_recipe(tmp_path, "stretch", 6, 20.7, epochs=200)
     write_recipe(tmp_path, "other", 6, 20.0, epochs=200, residual=True)
     for mean, inside in ((20.51, True), (20.5, False), (20.69, True)):
@@ -296,7 +295,7 @@ def test_depth_6_as_the_notebook_trained_it(tmp_path: Path) -> None:
     assert [number(cell) for cell in row[:3]] == [20.69, 20.7, -0.01]
     assert row[4:] == ["20.59 to 20.79", "20.60", "yes"]
     for alone in ("parts", "stretch"):
-        assert continued(reload(tmp_path, (1, 4, 6), Planned(recipes=(alone, "other")))) is None
+        assert continued(reload(tmp_path, (1, 4, 6), plan(recipes=(alone, "other")))) is None
 
 
 def test_links_and_anchors(committed: Study) -> None:

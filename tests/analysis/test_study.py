@@ -10,13 +10,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from newllm.analysis.part2 import Planned
 from newllm.analysis.published import POINTS, STUDY_DATA, STUDY_TRAINING
 from newllm.analysis.study import (
     Study,
     against,
     learning_curves,
-    load_study,
     perplexity_by_depth,
     plateau_epochs,
     results_table,
@@ -25,17 +23,17 @@ from newllm.analysis.tuning import answer
 from newllm.config import load_config
 from newllm.errors import UserError
 from tests.analysis.ablation_files import experiment, write
-from tests.analysis.metrics_files import DATA, PARAMETERS, final_perplexity, write_all, write_diagnostics, write_expand
+from tests.analysis.metrics_files import PARAMETERS, final_perplexity, write_all, write_diagnostics, write_expand
 from tests.analysis.part2_files import RECIPE, write_part_two
-from tests.analysis.studies import PERPLEXITIES, models, reload, study
+from tests.analysis.studies import PERPLEXITIES, models, plan, reload, study
 
 FULL = range(1, 9)
 
 
-def comparison(root: Path, studied: int = 6, baseline: int = 6, data: Any = DATA, **options: Any) -> Study:
+def comparison(root: Path, studied: int = 6, baseline: int = 6, data: Any = None, **options: Any) -> Study:
     depths = options.pop("depths", (1, 4, 6))
     write_all(root, depths, **options)
-    return load_study(root, depths, studied, baseline, data)
+    return reload(root, depths, plan(studied=studied, baseline=baseline, **(data or {})))
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
@@ -112,7 +110,7 @@ def test_study_values_are_the_committed_defaults() -> None:
 
 def test_deviations_in_words(tmp_path: Path) -> None:
     parameters = {**PARAMETERS, "train": {**PARAMETERS["train"], "epochs": 3, "precision": "bf16"}}
-    data = {**DATA, "source": "synthetic", "vocabulary_size": 500}
+    data = {"source": "synthetic", "vocabulary_size": 500}
     compared = comparison(tmp_path, data=data, seeds=1, parameters=parameters, depths=[1, 2, 3, 4, 5, 6, 7, 9])
     assert [text.split()[-4:] for text in compared.data_deviations] == [
         ["synthetic", "instead", "of", "wikitext"], ["500", "instead", "of", "1000"]
@@ -239,7 +237,7 @@ def test_results_table(tmp_path: Path) -> None:
 def test_results_table_of_part_two(tmp_path: Path) -> None:
     write_all(tmp_path, (1, 4, 6))
     write_part_two(tmp_path)
-    planned = Planned((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
+    planned = plan((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
     rows = table(reload(tmp_path, (1, 4, 6), planned))
     sizes = rows.groupby("kind").size().to_dict()
     assert sizes == {

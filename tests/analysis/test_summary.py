@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from newllm.analysis.study import Study, load_study
+from newllm.analysis.study import Study
 from newllm.analysis.summary import summary
-from tests.analysis.metrics_files import DATA, final_perplexity, write_all, write_supplements
-from tests.analysis.studies import reload, study
+from tests.analysis.metrics_files import final_perplexity, write_all, write_supplements
+from tests.analysis.studies import plan, reload, study
 
 
 def comparison(root: Path, studied: int = 6, **options: Any) -> Study:
     write_all(root, **options)
-    return load_study(root, (1, 4, 6), studied, 6, DATA)
+    return reload(root, (1, 4, 6), plan(studied=studied))
 
 
 def summary_of(compared: Study) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from newllm.analysis.figures import draw_all
-from newllm.analysis.part2 import Planned
 from newllm.analysis.report import render
 from newllm.analysis.study import Study, results_table
 from newllm.analysis.summary import summary
@@ -17,12 +16,12 @@ from newllm.errors import UserError
 from tests.analysis.ablation_files import experiment, write
 from tests.analysis.metrics_files import write_all, write_supplements
 from tests.analysis.part2_files import write_equal, write_lstm, write_recipe, write_tuned
-from tests.analysis.studies import reload
+from tests.analysis.studies import plan, reload
 from tests.analysis.test_records import JSON_VALUES
 
 FILES = ("metrics/data.json", "metrics/diagnostics/4.json", "metrics/expand/4-finetune.json", "ablations/results.json")
 PART_TWO = ("metrics/tuning/4.json", "metrics/tuned/4.json", "metrics/equal/4.json", "metrics/recipes/he.json")
-PLANNED = Planned((4,), {4: 464}, ("he",), (396,))
+PLANNED = plan((4,), {4: 464}, ("he",), (396,))
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
@@ -63,7 +62,7 @@ def test_any_value_anywhere(root: Path, data: st.DataObject) -> None:
     place[data.draw(st.sampled_from(keys))] = data.draw(JSON_VALUES | numbers)
     (root / name).write_text(json.dumps(document))
     try:
-        found = reload(root, [4, 6], Planned() if name in FILES else PLANNED)
+        found = reload(root, [4, 6], plan() if name in FILES else PLANNED)
     except UserError as error:
         assert str(root / name) in str(error) or "plots/" in str(error)
     else:

@@ -34,7 +34,7 @@ from hypothesis import strategies as st
 
 from newllm.analysis.figures import draw_all
 from newllm.analysis.report import render
-from newllm.analysis.study import learning_curves, load_study, perplexity_by_depth, results_table
+from newllm.analysis.study import learning_curves, perplexity_by_depth, results_table
 from newllm.analysis.summary import summary
 from newllm.config import DataConfig, load_config
 from newllm.corpus.corpus import fetch_corpus
@@ -47,7 +47,8 @@ from newllm.model.definition import ModelShape, initial_parameters
 from newllm.training import weights
 from newllm.training.records import RowResult, Training
 from tests.analysis import ablation_files as ablations
-from tests.analysis.metrics_files import DATA, write_all, write_supplements
+from tests.analysis.metrics_files import write_all, write_supplements
+from tests.analysis.studies import reload
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 ROOT = Path(__file__).resolve().parents[2]
@@ -390,7 +391,7 @@ def report_case(draw: Draw, place: Path) -> str:
 
 def report_outcome(root: Path, pictures: bool) -> str:
     """What the report stage does, but for the pictures in most cases."""
-    found = load_study(root, (1, 4, 6), 6, 6, DATA)
+    found = reload(root, (1, 4, 6))
     drawn = draw_all(found)
     out = root.parent / "written"
     out.mkdir(exist_ok=True)

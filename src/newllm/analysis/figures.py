@@ -15,6 +15,7 @@ import pandas as pd
 import vl_convert
 
 from newllm.analysis.fit import TRAIN_LOSS, gaps
+from newllm.analysis.formats import signed
 from newllm.analysis.published import POINTS, TRAJECTORY, Point
 from newllm.analysis.records import PATTERNS, Group
 from newllm.analysis.schemas import Search
@@ -109,7 +110,13 @@ def _perplexities(lowest: float, highest: float) -> alt.Scale:
     return alt.Scale(zero=False, nice=False, padding=12, type="log" if highest > 5 * lowest else "linear")
 
 
-def _means(lines: Mapping[str, Mapping[int, Group]], points: Sequence[Point] = (), connected: bool = True) -> Any:
+def _points(base: Any, names: Sequence[str], **marks: Any) -> Any:
+    """Marks in shapes by series."""
+    style = {"size": 110, "filled": True, "opacity": 1, **marks}
+    return base.mark_point(**style).encode(shape=_series(names, alt.Shape, SHAPES))
+
+
+def _means(lines: Mapping[str, Mapping[int, Group]], points: Sequence[Point] = (), connected: bool = False) -> Any:
     """Means by depth with their intervals, in colours and shapes by series; hollow marks for published points."""
     names = [*lines, *(NOTEBOOK if points else ())]
     ours = [(series, *pair) for series, groups in lines.items() for pair in groups.items()]
@@ -125,13 +132,14 @@ def _means(lines: Mapping[str, Mapping[int, Group]], points: Sequence[Point] = (
         color=_series(names, alt.Color, COLOURS),
         tooltip=_tips(series=None, num_layers=None, val_ppl=".2f", low=".2f", high=".2f"),
     )
-    published, shape = table["series"].isin(NOTEBOOK), _series(names, alt.Shape, SHAPES)
+    published = table["series"].isin(NOTEBOOK)
     whiskers = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5).encode(y="low:Q", y2="high:Q")
-    filled = base.properties(data=table[~published]).mark_point(size=110, filled=True, opacity=1).encode(shape=shape)
-    hollow = base.properties(data=table[published]).mark_point(size=190, filled=False, opacity=1, strokeWidth=2.5)
     marks = [base.mark_line(strokeWidth=1.5)] if connected else []
     marks += [whiskers] if table["low"].notna().any() else []
-    return alt.layer(*marks, filled, *([hollow.encode(shape=shape)] if points else []))
+    marks += [_points(base.properties(data=table[~published]), names)]
+    if points:
+        marks += [_points(base.properties(data=table[published]), names, size=190, filled=False, strokeWidth=2.5)]
+    return alt.layer(*marks)
 
 
 def _seeds(groups: Mapping[int, Group]) -> Any:
@@ -141,43 +149,40 @@ def _seeds(groups: Mapping[int, Group]) -> Any:
     return _chart(seeds[columns], x=_depths(), y="val_ppl:Q", tooltip=_tips(seed=None, val_ppl=".3f"))
 
 
+def _so_far(study: Study) -> str:
+    return "" if study.depths.keys() <= study.tuned.keys() else f" (of {', '.join(map(str, study.tuned))})"
+
+
 def _perplexity_by_depth(study: Study) -> Figure:
     lines = {f"{OURS}, mean of {study.num_seeds}": study.depths}
-    if tuned := study.part_two.tuned:
-        lines[f"tuned, mean of {len(next(iter(tuned.values())).seeds)}"] = tuned
-    means = _means(lines, POINTS if study.comparable else (), connected=False)
     title = f"Depth {study.best.num_layers} has the lowest perplexity {OURS}"
+    if tuned := study.tuned:
+        lines[f"tuned, mean of {len(next(iter(tuned.values())).seeds)}"] = tuned
     if len(tuned) > 1:
-        best = best_of(tuned).num_layers
-        title = f"The lowest perplexity is at depth {study.best.num_layers} {OURS}, at {best} when tuned"
-        title += _so_far(study)
+        title = (
+            f"The lowest perplexity is at depth {study.best.num_layers} {OURS}, at {best_of(tuned).num_layers} when "
+        )
+        title += f"tuned{_so_far(study)}"
     subtitle = "large marks: means with 95 % intervals; small dots: single models; the notebook trained one of each"
     dots = _seeds(study.depths).mark_circle(size=40, opacity=0.35, color=COLOURS[0])
+    means = _means(lines, POINTS if study.comparable else ())
     return Figure("perplexity_by_depth", title, subtitle, [dots + means])
-
-
-def _so_far(study: Study) -> str:
-    tuned = study.part_two.tuned
-    return "" if study.depths.keys() <= tuned.keys() else f" (of {', '.join(map(str, tuned))})"
 
 
 def _tuned(study: Study) -> Figure | None:
     """The tuned depths closer, a dot a model; filled marks for those of the rule's set."""
-    tuned = study.part_two.tuned
+    tuned = study.tuned
     if len(tuned) < 2:
         return None
-    found = answer(tuned)
-    kinds = ["best, or not shown to be worse", "shown to be worse"]
-    lines = {kind: {d: one for d, one in tuned.items() if (d in found.set) == (kind == kinds[0])} for kind in kinds}
+    best = answer(tuned).set
+    lines = {"best, or not shown to be worse": {depth: tuned[depth] for depth in tuned if depth in best}}
+    if worse := {depth: tuned[depth] for depth in tuned if depth not in best}:
+        lines["shown to be worse"] = worse
     dots = _seeds(tuned).mark_circle(size=36, opacity=0.4, color="#666666", xOffset=16)
-    title = f"Tuned, depth {found.best.num_layers} is best"
-    if len(found.set) > 1:
-        title = f"Tuned, depths {', '.join(map(str, found.set))} are best, or not shown to be worse"
-    title += _so_far(study)
+    found = f"depths {', '.join(map(str, best))} are best, or not shown to be worse"
+    title = f"Tuned, {found if len(best) > 1 else f'depth {best[0]} is best'}{_so_far(study)}"
     subtitle = "means with 95 % intervals, and beside them single models with fresh seeds"
-    return Figure(
-        "tuned", title, subtitle, [dots + _means({kind: lines[kind] for kind in kinds if lines[kind]}, connected=False)]
-    )
+    return Figure("tuned", title, subtitle, [dots + _means(lines)])
 
 
 def _changed(study: Study) -> Figure | None:
@@ -186,14 +191,11 @@ def _changed(study: Study) -> Figure | None:
         return None
     every = {name[:60]: groups for name, groups in by_change(study.changed).items()}
     changes = {name: groups for name, groups in every.items() if len(groups) > 1} or every
-
-    def own(name: str) -> float:
-        return spread(study.depths[depth] for depth in changes[name] if depth in study.depths)
-
-    most = max(changes, key=lambda name: own(name) - spread(changes[name].values()))
-    title = f"With {most} the depths are {spread(changes[most].values()):.2f} apart, without {own(most):.2f}"
+    own = {name: spread(study.depths[d] for d in groups if d in study.depths) for name, groups in changes.items()}
+    most = max(changes, key=lambda name: own[name] - spread(changes[name].values()))
+    title = f"With {most} the depths are {spread(changes[most].values()):.2f} apart, without {own[most]:.2f}"
     subtitle = f"means with 95 % intervals; depths {', '.join(map(str, changes[most]))}"
-    return Figure("changed_recipes", title, subtitle, [_means({OURS: study.depths, **changes})])
+    return Figure("changed_recipes", title, subtitle, [_means({OURS: study.depths, **changes}, connected=True)])
 
 
 def _fit(study: Study) -> Figure | None:
@@ -209,30 +211,30 @@ def _fit(study: Study) -> Figure | None:
         color=_series(list(names), alt.Color, COLOURS),
         tooltip=_tips(series=None, num_layers=None, loss=".3f"),
     )
-    points = base.mark_point(size=110, filled=True, opacity=1).encode(shape=_series(list(names), alt.Shape, SHAPES))
     first, last = min(measured), max(measured)
     start = study.best.num_layers if first < study.best.num_layers < last else first
+    ends = (measured[last], measured[start])
     loss, gap = (
-        f"{fmean(values(measured[last])) - fmean(values(measured[start])):+.2f}".replace("-", "−")
-        for values in (lambda group: group.values(TRAIN_LOSS), gaps)
+        signed(fmean(more) - fmean(less)) for more, less in ([end.values(TRAIN_LOSS) for end in ends], map(gaps, ends))
     )
     title = f"From depth {start} to {last}: training loss {loss}, gap to validation {gap}"
     subtitle = "means over seeds, at the best epoch; the gap is the distance of the lines"
-    return Figure("fit", title, subtitle, [base.mark_line(strokeWidth=1.5) + points])
+    return Figure("fit", title, subtitle, [base.mark_line(strokeWidth=1.5) + _points(base, list(names))])
 
 
 def _learning_curves(study: Study) -> Figure:
     curves = learning_curves(study.depths.values())
     late = f"datum.epoch > {2 * int(curves['epoch'].max()) // 3}"
     x = alt.X("epoch:Q", axis=alt.Axis(tickMinStep=1, format="d"), scale=alt.Scale(nice=False))
-    y = alt.Y("val_ppl:Q", title="validation perplexity (logarithmic)",
-              scale=alt.Scale(type="log", nice=False, padding=8))  # fmt: skip
     legend = alt.Legend(columns=4, symbolType="stroke")
-    base = alt.Chart(curves).mark_line(strokeWidth=1.8).encode(
-        x=x, y=y,
+    base = _chart(
+        curves,
+        x=x,
+        y=alt.Y("val_ppl:Q", title="validation perplexity (logarithmic)",
+                scale=alt.Scale(type="log", nice=False, padding=8)),
         color=alt.Color("num_layers:O", title="layers", scale=alt.Scale(scheme="viridis"), legend=legend),
         tooltip=_tips(num_layers=None, epoch=None, val_ppl=".2f", num_seeds=None),
-    )  # fmt: skip
+    ).mark_line(strokeWidth=1.8)  # fmt: skip
     panels: list[Any] = [base]
     subtitle = "mean over the models that still train"
     if study.comparable and 6 in study.depths:
@@ -254,16 +256,17 @@ def _learning_curves(study: Study) -> Figure:
 
 def _grown(study: Study) -> Figure | None:
     """What further training changes of the seeds' perplexity, by epoch from the start on, a panel a depth."""
+    if not study.grown:
+        return None
     panels = []
     for depth in sorted({group.num_layers for group in study.grown}):
         base, tables = study.depths[depth], []
         for group in (group for group in study.grown if group.num_layers == depth):
-            own = dict(zip(base.seeds["seed"], base.values("val_ppl"), strict=True))
+            own = base.seeds.set_index("seed")["val_ppl"]
             before = base.mean("val_ppl") if group.name == "scratch" else group.curve["seed"].map(own)
-            rows = group.curve.assign(change=group.curve["val_ppl"] - before)
+            rows = group.curve.assign(change=group.curve["val_ppl"] - before, series=group.name)
             together = rows[rows["epoch"] <= group.seeds["epochs_run"].min()]  # no step where a seed stops
-            means = together.groupby("epoch", as_index=False)["change"].mean()
-            tables.append(means.assign(series=group.name)[["series", "epoch", "change"]])
+            tables.append(together.groupby(["series", "epoch"], as_index=False)["change"].mean())
         table = pd.concat(tables, ignore_index=True)
         highest = float(table.loc[table["series"] != "scratch", "change"].abs().max())
         scale = alt.Scale(domainMax=1.15 * highest if highest > 0 else 1.0, nice=False)
@@ -278,14 +281,13 @@ def _grown(study: Study) -> Figure | None:
         zero = _chart({"change": [0.0]}, y="change:Q").mark_rule(strokeDash=[6, 3])
         panels.append(zero + chart.mark_line(strokeWidth=2.2, clip=True))
     gains = [f"{pattern} at depth {depth}" for (depth, pattern), one in growth(study).items() if one.gains]
-    title = f"Beats longer training: {', '.join(gains)}"
-    if not gains:
-        title = "No grown context is shown to beat longer training"
-    return Figure("grown_contexts", title, "means over the seeds until the first stops", panels) if panels else None
+    none = "No grown context is shown to beat longer training"
+    title = f"Beats longer training: {', '.join(gains)}" if gains else none
+    return Figure("grown_contexts", title, "means over the seeds until the first stops", panels)
 
 
 def _importances(study: Study) -> Figure | None:
-    shares = importances(study.part_two.tuning)
+    shares = importances(study.tuning)
     if not shares:
         return None
     bars = _chart(
@@ -303,7 +305,7 @@ def _importances(study: Study) -> Figure | None:
 
 def _searches(study: Study) -> Figure | None:
     """A map a depth: learning rate and dropout, with the lowest perplexity of any trial there that was not pruned."""
-    searches = study.part_two.tuning
+    searches = study.tuning
     if not searches:
         return None
     cells = pd.concat([_cells(depth, search) for depth, search in searches.items()], ignore_index=True)
@@ -329,11 +331,8 @@ def _searches(study: Study) -> Figure | None:
         chosen = base.transform_filter("datum.chosen").mark_rect(filled=False, stroke=COLOURS[1], strokeWidth=3.5)
         heading = alt.Title(f"{depth} layers" if depth > 1 else "1 layer", fontSize=14, offset=4)
         panels.append((stopped + tiles + texts + chosen).properties(title=heading))
-    winners = [one.chosen.recipe for one in searches.values()]
-    ends = [
-        (min(values), max(values))
-        for values in zip(*((w.learning_rate_factor, w.dropout) for w in winners), strict=True)
-    ]
+    winners = pd.DataFrame([one.chosen.recipe.model_dump() for one in searches.values()])
+    ends = (winners[["learning_rate_factor", "dropout"]].agg(["min", "max"])).T.to_numpy()
     rate, dropout = (f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in ends)
     title = f"The best recipes have learning rate × {rate} and dropout {dropout}"
     subtitle = (
@@ -344,15 +343,9 @@ def _searches(study: Study) -> Figure | None:
 
 def _cells(depth: int, search: Search) -> pd.DataFrame:
     """Where trials were: how many, and the lowest perplexity of those that were neither pruned nor diverged."""
-    trials = pd.DataFrame(
-        {
-            "depth": depth,
-            "rate": trial.recipe.learning_rate_factor,
-            "dropout": trial.recipe.dropout,
-            "val_ppl": None if trial.pruned else trial.val_ppl,
-        }
-        for trial in search.trials
-    ).astype(float)
+    trials = pd.json_normalize([trial.model_dump() for trial in search.trials]).assign(depth=float(depth))
+    trials = trials.rename(columns={"recipe.learning_rate_factor": "rate", "recipe.dropout": "dropout"})
+    trials["val_ppl"] = trials["val_ppl"].astype(float).mask(trials["pruned"])
     grouped = trials.groupby(["depth", "rate", "dropout"])["val_ppl"]
     cells = grouped.agg(val_ppl="min", tried="size", ended="count").reset_index()
     chosen = search.chosen.recipe

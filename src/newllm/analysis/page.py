@@ -5,10 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 import vl_convert
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
 from newllm.analysis.figures import Figure
+from newllm.analysis.report import environment
 
 EMBED = """
 for (const place of document.querySelectorAll("[data-chart]")) {
@@ -23,9 +23,6 @@ def write_page(report: str, appendix: str, figures: Sequence[Figure], home: str 
 
     `home` is the way from the page's folder to that of the report, for its links to other files.
     """
-    environment = Environment(
-        loader=PackageLoader("newllm.analysis"), undefined=StrictUndefined, autoescape=True, trim_blocks=True
-    )
     by_name = {figure.name: figure for figure in figures}
     charts = {
         f"{figure.name}-{number}": json.dumps(specification).replace("<", "\\u003c")
@@ -34,7 +31,8 @@ def write_page(report: str, appendix: str, figures: Sequence[Figure], home: str 
     }
     scripts = vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
     texts = [_html(text, by_name, home) for text in (report, appendix)]
-    return environment.get_template("page.html.j2").render(texts=texts, charts=charts, scripts=scripts)
+    page = environment().get_template("page.html.j2").render(texts=texts, charts=charts, scripts=scripts)
+    return page.rstrip("\n")
 
 
 def _html(text: str, figures: Mapping[str, Figure], home: str) -> str:

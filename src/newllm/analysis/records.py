@@ -19,6 +19,11 @@ from newllm.measurement.intervals import Estimate, mean_interval
 LOSS_TOLERANCE = 0.001
 """Nats between two stages' losses of the same weights; rounding makes some 1e-4."""
 GROWN_DEPTHS = (1, 4)
+KINDS = {"tuned": ("tuned",) * 2, "equal": ("equal", "equal parameters"), "lstm": ("lstm", "LSTM, {}")}
+KINDS |= {"recipes": ("changed", "{}")}
+"""By the folder of their files, the kind of a group and its name, with the key of the file."""
+STAGES = {"tuned": "confirm", "tuning": "tune"}
+"""By the folder of its files, what a stage is called, where that differs."""
 PATTERNS = ("freeze", "finetune", "longer", "scratch")
 """As the expand stage names them: the two ways of growing, then what they have to be compared with."""
 
@@ -57,10 +62,6 @@ class Group:
         """A figure's mean over seeds."""
         return self.estimate(name).mean
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The seeds as mappings."""
-        return [{str(name): value for name, value in row.items()} for row in self.seeds.to_dict("records")]
-
     def curves(self) -> list[pd.DataFrame]:
         """The curve of every seed, in the order of the file."""
         return [self.curve[self.curve["seed"] == seed] for seed in self.seeds["seed"]]
@@ -77,6 +78,13 @@ class Source:
     def of(cls, path: Path, stage: str) -> Self:
         """A file that a stage writes."""
         return cls(path, f"run `dvc repro {stage}` to write it again")
+
+    @classmethod
+    def pair(cls, root: Path, kind: str, key: int | str) -> tuple[Self, Self]:
+        """The metrics and the curves of a model that a stage writes."""
+        paths = (root / f"metrics/{kind}/{key}.json", root / f"plots/{kind}/{key}.csv")
+        metrics, curves = (cls.of(path, f"{STAGES.get(kind, kind)}@{key}") for path in paths)
+        return metrics, curves
 
     def problem(self, what: str) -> UserError:
         """The error that says what is wrong and what to do."""
@@ -163,52 +171,88 @@ def trained(
     **more: Any,
 ) -> Group:
     """A group of models; UserError if the means and the curve, from these two sources, are of other seeds."""
-    table = table_of(seeds)
-    sources[0].check(num_seeds=(metrics.num_seeds, len(table)))
+    table, (source, curves) = table_of(seeds), sources
+    source.check(num_seeds=(metrics.num_seeds, len(table)))
     for figure in ("val_ppl", "test_ppl", "val_accuracy", "test_accuracy"):
         found, mean = getattr(metrics, figure), table[figure].mean()
         if not math.isclose(found, mean, rel_tol=1e-3):
-            raise sources[0].problem(f"found {figure} {found:g}, but the mean of the seeds is {mean:g}")
-    curve = sources[1].curve(metrics.num_layers, table)
+            raise source.problem(f"found {figure} {found:g}, but the mean of the seeds is {mean:g}")
+    curve = curves.curve(metrics.num_layers, table)
     return Group(kind, name, metrics.num_layers, metrics.num_params, table, curve, **more)
 
 
-def load_results(depths: Iterable[int], metrics_dir: Path, curves_dir: Path) -> list[Group]:
+def load_results(depths: Iterable[int], root: Path) -> list[Group]:
     """Reads the files of exactly these depths, shallowest first; a depth given twice counts once.
 
     Raises:
         UserError: a file is missing, malformed or contradicts another, or two depths were not trained alike.
     """
-    results = [_load_depth(depth, metrics_dir, curves_dir) for depth in sorted(set(depths))]
+    results = [_load_depth(depth, root) for depth in sorted(set(depths))]
     if not results:
         raise UserError("no depth to report on; give --num-layers one depth or more")
     for result in results[1:]:
-        _check_comparable(results[0], result, metrics_dir)
+        _check_comparable(results[0], result, root)
     return results
 
 
-def load_diagnoses(results: Sequence[Group], folder: Path) -> list[Group]:
-    """The results with what `folder` has of each; UserError if a file is malformed, or not of these results."""
-    paths = [(result, folder / f"{result.num_layers}.json") for result in results]
+def load_diagnoses(results: Sequence[Group], root: Path) -> list[Group]:
+    """The results with what there is of each; UserError if a file is malformed, or not of these results."""
+    paths = [(result, root / f"metrics/diagnostics/{result.num_layers}.json") for result in results]
     return [_diagnosed(result, path) if path.exists() else result for result, path in paths]
 
 
-def load_grown(results: Sequence[Group], metrics_dir: Path, curves_dir: Path) -> list[Group]:
+def load_grown(results: Sequence[Group], root: Path) -> list[Group]:
     """What there is of each depth and pattern; UserError if a file is malformed, or not of these results."""
     pairs = [(base, pattern) for base in results if base.num_layers in GROWN_DEPTHS for pattern in PATTERNS]
-    names = [f"{base.num_layers}-{pattern}" for base, pattern in pairs]
-    paths = [(metrics_dir / f"{name}.json", curves_dir / f"{name}.csv") for name in names]
-    return [_load_grown(*pair, both) for pair, both in zip(pairs, paths, strict=True) if both[0].exists()]
+    found = [(base, pattern, Source.pair(root, "expand", f"{base.num_layers}-{pattern}")) for base, pattern in pairs]
+    return [_load_grown(*one) for one in found if one[-1][0].path.exists()]
 
 
-def load_training_data(path: Path) -> schemas.TrainingData:
+def load_training_data(root: Path) -> schemas.TrainingData:
     """metrics/data.json; UserError if it is missing or damaged."""
-    return Source.of(path, "tokenize").record("data", schemas.TrainingData)
+    return Source.of(root / "metrics/data.json", "tokenize").record("data", schemas.TrainingData)
 
 
-def _load_depth(depth: int, metrics_dir: Path, curves_dir: Path) -> Group:
-    paths = [metrics_dir / f"layers/{depth}.json", metrics_dir / f"runs/{depth}.json", curves_dir / f"{depth}.csv"]
-    layers, runs, curves = (Source.of(path, f"evaluate@{depth}") for path in paths)
+def load_search(root: Path, kind: str, key: int, record: str, depth: int) -> schemas.Search:
+    """What a search tried and chose; UserError if the file is missing or damaged, or of another depth."""
+    source = Source.of(root / f"metrics/{kind}/{key}.json", f"{STAGES.get(kind, kind)}@{key}")
+    found = source.record(record, schemas.Search)
+    source.check(num_layers=(found.num_layers, depth))
+    return found
+
+
+def load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str, **expected: int) -> Group:
+    """A model of part 2, of a kind of KINDS.
+
+    Raises:
+        UserError: a file is missing or damaged, contradicts the other or what is expected, or is of other windows.
+    """
+    source, curves = Source.pair(root, kind, key)
+    metrics = source.record("details", schemas.Confirmed)
+    run, size = metrics.runs[0], metrics.hidden_size
+    recipe = metrics.recipe and metrics.recipe.model_dump(exclude_unset=True)
+    needed, changes = ("changes", metrics.changes) if kind == "recipes" else ("recipe", recipe)
+    if changes is None:
+        raise source.problem(f"key {needed} is missing")
+    norms = [seed.initial_norms for seed in run.seeds if seed.initial_norms]
+    source.check(
+        **{name: (getattr(metrics, name), value) for name, value in expected.items()},
+        data_sha256=(run.data_sha256, data_sha256),
+        initial_norms=([len(one) for one in norms], [metrics.num_layers] * len(norms)),
+    )
+    more = {
+        "about": run.model_dump(exclude={"seeds", "parameters"}),
+        "parameters": run.parameters | ({"model.hidden_size": size} if size else {}),
+        "changes": changes,
+        "norms": {"initial": mean_norms(norms)} if len(norms) == len(run.seeds) else {},
+    }
+    group, name = KINDS[kind]
+    return trained(group, name.format(key), metrics, run.seeds, (source, curves), **more)
+
+
+def _load_depth(depth: int, root: Path) -> Group:
+    names = (f"metrics/layers/{depth}.json", f"metrics/runs/{depth}.json", f"plots/curves/{depth}.csv")
+    layers, runs, curves = (Source.of(root / name, f"evaluate@{depth}") for name in names)
     metrics, run = layers.record("details", schemas.LayerMetrics), runs.record("runs", schemas.RunRecord)
     layers.check(num_layers=(metrics.num_layers, depth))
     runs.check(num_layers=(run.num_layers, depth))
@@ -216,7 +260,7 @@ def _load_depth(depth: int, metrics_dir: Path, curves_dir: Path) -> Group:
     return trained("notebook", "notebook", metrics, run.seeds, (layers, curves), **more)
 
 
-def _check_comparable(first: Group, second: Group, metrics_dir: Path) -> None:
+def _check_comparable(first: Group, second: Group, root: Path) -> None:
     """Everything but the hardware must agree between depths; the report shows that."""
 
     def conditions(group: Group) -> dict[str, Any]:
@@ -227,12 +271,12 @@ def _check_comparable(first: Group, second: Group, metrics_dir: Path) -> None:
     ours, theirs = conditions(first), conditions(second)
     depth, other = first.num_layers, second.num_layers
     for name in sorted(ours.keys() | theirs.keys()):
-        values = [found.get(name, "nothing") for found in (ours, theirs)]
-        if values[0] != values[1]:
+        value, found = ours.get(name, "nothing"), theirs.get(name, "nothing")
+        if found != value:
             raise UserError(
-                f"{metrics_dir}/runs/{other}.json: depth {other} was run with {name} {values[1]!r}, but depth {depth} "
-                f"with {values[0]!r}; such results cannot be compared: run `dvc repro evaluate@{depth} "
-                f"evaluate@{other}` to bring both up to date"
+                f"{root}/metrics/runs/{other}.json: depth {other} was run with {name} {found!r}, but depth {depth} "
+                f"with {value!r}; such results cannot be compared: run `dvc repro evaluate@{depth} evaluate@{other}` "
+                "to bring both up to date"
             )
 
 
@@ -266,8 +310,7 @@ def _diagnosed(result: Group, path: Path) -> Group:
     return replace(result, seeds=seeds, norms=norms, diagnosis=found)
 
 
-def _load_grown(base: Group, pattern: str, paths: Sequence[Path]) -> Group:
-    sources = [Source.of(path, f"expand@{base.num_layers}-{pattern}") for path in paths]
+def _load_grown(base: Group, pattern: str, sources: Sequence[Source]) -> Group:
     metrics = sources[0].record("details", schemas.GrownMetrics)
     run = metrics.runs[0]
     sources[0].check(num_layers=(metrics.num_layers, base.num_layers), pattern=(run.pattern, pattern))

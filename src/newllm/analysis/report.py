@@ -136,9 +136,8 @@ def given(study: Study, depth: int) -> int | None:
 
 def ways(study: Study, tuned: tuning.Answer | None) -> list[tuple[float, str, Group, cost.Effort]]:
     """Target, name, model and its effort: the soonest of each kind, and the best tuned depth."""
-    two = study.part_two
-    kinds = {"notebook’s recipe, soonest": study.depths, "tuned, soonest": two.tuned}
-    kinds |= {"tuned, best": {0: tuned.best} if tuned else {}, "LSTM, soonest": two.lstm}
+    kinds = {"notebook’s recipe, soonest": study.depths, "tuned, soonest": study.tuned}
+    kinds |= {"tuned, best": {0: tuned.best} if tuned else {}, "LSTM, soonest": study.lstm}
     found: list[tuple[float, str, Group, cost.Effort]] = []
     for target in published.TARGETS if study.comparable else [cost.main_target(study)]:
         for name, groups in kinds.items():
@@ -160,7 +159,7 @@ class Continued(NamedTuple):
 
 def continued(study: Study) -> Continued | None:
     """None where these two recipes were not both trained with more than one seed."""
-    found = {str(dict(group.changes)): group for group in study.part_two.recipes if group.num_layers == 6}
+    found = {str(dict(group.changes)): group for group in study.changed if group.num_layers == 6}
     parts, stretch = (found.get(str(changes)) for changes in ({"continued": [50, 150]}, {"epochs": 200}))
     if not parts or not stretch or min(len(parts.seeds), len(stretch.seeds)) == 1:
         return None
@@ -182,44 +181,48 @@ def at_epoch(group: Group, epoch: int, name: str) -> list[float]:
 
 
 @cache
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """That of all templates, with what they may call."""
+    found = Environment(
         loader=PackageLoader("newllm.analysis"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, autoescape=False,  # noqa: S701 (Markdown; the page escapes what it is made of)
+        keep_trailing_newline=True, autoescape=False,  # noqa: S701 (Markdown, which the page escapes where it becomes HTML)
     )  # fmt: skip
-    environment.filters.update(FILTERS)
+    found.filters.update(FILTERS)
     tools = (against, at_epoch, best_by, by_change, compare, given, growth, late_gain, mean_interval, plateau_epochs)
-    environment.globals.update({tool.__name__: tool for tool in (*tools, spread)})
-    environment.globals.update(claims=claims, cost=cost, fit=fit, inference=inference, published=published)
-    return environment
+    found.globals.update({tool.__name__: tool for tool in (*tools, spread)})
+    found.globals.update(claims=claims, cost=cost, fit=fit, inference=inference, published=published)
+    return found
 
 
 def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pictures: str) -> list[str]:
     """The texts of some templates, by names without `.md.j2`; `pictures` is the way from a text to their folder."""
-    effects, two = effects_of(study), study.part_two
-    tuned = tuning.answer(two.tuned) if two.tuned else None
-    budget, within = tuning.within_operations(two.tuned, study)
+    effects = effects_of(study)
+    tuned = tuning.answer(study.tuned) if study.tuned else None
+    budget, within = tuning.within_operations(study.tuned, study)
     context = {
         "study": study,
-        "two": two,
         "continued": continued(study),
         "effects": effects,
         "facts": facts(study, effects),
         "verdicts": claims.judge(study.depths) if study.comparable else [],
-        "tuned_verdicts": claims.judge(two.tuned) if study.comparable and two.tuned else [],
+        "tuned_verdicts": claims.judge(study.tuned) if study.comparable and study.tuned else [],
         "tuned": tuned,
-        "beside_lstm": tuning.compared({size: (one, tuned.best) for size, one in two.lstm.items()}) if tuned else None,
-        "equal": tuning.answer(two.equal, exact=False) if len(two.equal) > 1 else None,
+        "beside_lstm": tuning.compared({size: (one, tuned.best) for size, one in study.lstm.items()})
+        if tuned
+        else None,
+        "equal": tuning.answer(study.equal, exact=False) if len(study.equal) > 1 else None,
         "operations": tuning.answer(within) if len(within) > 1 else None,
         "budget": budget,
         "within": within,
-        "importances": tuning.importances(two.tuning),
-        "trials": [trial for search in two.tuning.values() for trial in search.trials],
-        "gains": compare({depth: (study.depths[depth], two.tuned[depth]) for depth in study.depths.keys() & two.tuned}),
+        "importances": tuning.importances(study.tuning),
+        "trials": [trial for search in study.tuning.values() for trial in search.trials],
+        "gains": compare(
+            {depth: (study.depths[depth], study.tuned[depth]) for depth in study.depths.keys() & study.tuned}
+        ),
         "ways": ways(study, tuned),
         "matters": tuning.MATTERS,
         "figures": {figure.name: figure for figure in figures},
         "pictures": pictures,
     }
-    texts = [_environment().get_template(f"{name}.md.j2").render(context) for name in templates]
+    texts = [environment().get_template(f"{name}.md.j2").render(context) for name in templates]
     return [re.sub(r"\n{3,}", "\n\n", text) for text in texts]

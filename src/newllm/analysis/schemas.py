@@ -67,30 +67,37 @@ class LayerMetrics(Record):
     test_accuracy: Fraction
 
 
-class SeedRun(Record):
-    """One seed: losses in nats, accuracies as fractions, seconds."""
+class SeedFigures(Record):
+    """One seed at its best epoch: losses in nats, the accuracy a fraction."""
 
+    seed: Seed
     val_loss: Amount
     val_ppl: Perplexity
     val_accuracy: Fraction
-    test_loss: Amount
     test_ppl: Perplexity
-    test_accuracy: Fraction
-    train_loss: Amount
-    train_seconds: Amount
-    tokens_per_second: Amount
-    seed: Seed
     best_epoch: Count
     epochs_run: Count
     stopped_early: bool
-    ended: Text | None = None
-    problem: Text | None = None
 
     @model_validator(mode="after")
     def _order(self) -> Self:
         if self.best_epoch > self.epochs_run:
             raise ValueError(f"best_epoch {self.best_epoch} is beyond epochs_run {self.epochs_run}")
         return self
+
+
+class SeedRun(SeedFigures):
+    """One seed; what was measured of confirmed models alone is None for the others."""
+
+    test_loss: Amount
+    test_accuracy: Fraction
+    train_loss: Amount
+    train_seconds: Amount
+    tokens_per_second: Amount
+    ended: Text | None = None
+    problem: Text | None = None
+    train_loss_without_dropout: Loss | None = None
+    initial_norms: list[Amount] | None = None
 
 
 class Provenance(Record):
@@ -103,15 +110,20 @@ class Provenance(Record):
     git_problem: Text | None = None
 
 
-class RunRecord(Provenance):
-    """The record in metrics/runs/<depth>.json."""
+class Run(Provenance):
+    """The seeds of one model."""
 
-    num_layers: Count
     precision: Text
-    torch_version: Text
     data_sha256: Text
     parameters: Parameters
     seeds: Seeds[SeedRun]
+
+
+class RunRecord(Run):
+    """The record in metrics/runs/<depth>.json."""
+
+    num_layers: Count
+    torch_version: Text
 
 
 class GrownSeed(SeedRun):
@@ -271,46 +283,22 @@ class Search(Record):
         return self
 
 
-class MeasuredSeed(SeedRun):
-    """One seed of a confirmation."""
-
-    train_loss_without_dropout: Loss | None = None
-    initial_norms: list[Amount] | None = None
-
-
-class MeasuredRun(Provenance):
-    """The seeds of a confirmation."""
-
-    data_sha256: Text
-    precision: Text
-    parameters: Parameters
-    seeds: Seeds[MeasuredSeed]
-
-
 class Confirmed(LayerMetrics):
     """Details of a model's confirmation, whatever kind: each has `recipe` or `changes`, and most a hidden size."""
 
     recipe: Recipe | None = None
     changes: dict[Text, Any] | None = None
     hidden_size: Count | None = None
-    runs: One[MeasuredRun]
+    runs: One[Run]
 
 
-class AblationSeed(Record):
-    """One seed at its best epoch; losses in nats, accuracy a fraction, the plateau that of the report's appendix.
+class AblationSeed(SeedFigures):
+    """One seed; the plateau is that of the report's appendix.
 
-    Training loss is that of the diagnose stage, without dropout; None if that did not run.
+    Training loss is that of the diagnose stage; None if that did not run.
     """
 
-    seed: Seed
     train_loss_without_dropout: Amount | None
-    val_loss: Amount
-    val_ppl: Perplexity
-    val_accuracy: Fraction
-    test_ppl: Perplexity
-    best_epoch: Count
-    epochs_run: Count
-    stopped_early: bool
     plateau_epochs: Number
 
 

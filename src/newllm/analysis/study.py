@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,13 +13,12 @@ from newllm.analysis import records
 from newllm.analysis.ablations import compared, load_ablations
 from newllm.analysis.formats import settings
 from newllm.analysis.inference import Difference, family
-from newllm.analysis.part2 import PartTwo, Planned, load_part_two
 from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_SWITCHES, STUDY_TRAINING
 from newllm.analysis.records import PATTERNS, Group
 from newllm.analysis.schemas import Search, TrainingData
+from newllm.config import Config
 from newllm.errors import UserError
 
-NOTHING = Planned()
 PLATEAU_PPL = 60.0
 """Below it the plateau is over: predicting `<unk>` everywhere gives a validation perplexity near 67."""
 MODEL = ["kind", "recipe", "settings", "num_layers", "num_params", "hidden_size", "context_dim", "seed"]
@@ -39,7 +38,11 @@ class Study:
     baseline: Group  # study.baseline_num_layers
     grown: Sequence[Group]  # grown contexts and their controls
     changed: Sequence[Group]  # the study's recipe with one thing changed
-    part_two: PartTwo
+    tuning: Mapping[int, Search]  # by depth
+    tuned: Mapping[int, Group]  # by depth, each with its own recipe
+    equal: Mapping[int, Group]  # the same at the hidden size that gives equal parameters
+    lstm: Mapping[int, Group]  # by hidden size
+    lstm_searches: Mapping[int, Search]
     data: TrainingData
     window: int  # in tokens
     data_deviations: Sequence[str]  # of text or prediction task: the published points are of something else
@@ -82,30 +85,21 @@ class Study:
     @property
     def groups(self) -> list[Group]:
         """Everything that was trained and kept, the study's own depths first."""
-        two = self.part_two
         trained = [*self.depths.values(), *self.grown, *self.changed]
-        return [*trained, *two.tuned.values(), *two.equal.values(), *two.lstm.values()]
+        return [*trained, *self.tuned.values(), *self.equal.values(), *self.lstm.values()]
 
 
-def load_study(
-    root: Path,
-    depths: Iterable[int],
-    num_layers: int,
-    baseline: int,
-    data: Mapping[str, Any],
-    planned: Planned = NOTHING,
-) -> Study:
+def load_study(root: Path, depths: Iterable[int], config: Config) -> Study:
     """Reads and checks everything of these depths below `root`, the project's folder, whatever else lies there.
 
-    `data` is that section of params.yaml, for what the runs do not record themselves; `planned` says which files of
-    part 2 there must be.
+    `config`, from params.yaml, says what is studied, which files of part 2 there must be, and what runs do not record.
 
     Raises:
         UserError: a file is missing or damaged or contradicts another, or a depth is not among the results.
     """
-    results = records.load_results(depths, root / "metrics", root / "plots/curves")
-    results = records.load_diagnoses(results, root / "metrics/diagnostics")
+    results = records.load_diagnoses(records.load_results(depths, root), root)
     by_depth = {result.num_layers: result for result in results}
+    num_layers, baseline = config.model.num_layers, config.study.baseline_num_layers
     for parameter, depth in (("model.num_layers", num_layers), ("study.baseline_num_layers", baseline)):
         if depth not in by_depth:
             raise UserError(
@@ -113,14 +107,15 @@ def load_study(
                 f"({', '.join(map(str, by_depth))}); set it to one of them, or add {depth} to the sweep in dvc.yaml, "
                 f"under vars and in the foreach of train, and run `dvc repro`"
             )
-    grown = records.load_grown(results, root / "metrics/expand", root / "plots/expand")
-    studied = by_depth[num_layers]
-    part_two = load_part_two(root, planned, studied.about["data_sha256"])
-    ablations = load_ablations(root / "ablations/results.json")
-    ablated, left_out = compared([] if part_two.recipes else ablations, studied, by_depth)
-    changed = [*part_two.recipes, *ablated]
+    studied, tuned, sizes = by_depth[num_layers], config.search.depths, config.lstm.hidden_sizes
+    equal = sorted((int(depth), size) for depth, size in config.search.equal_parameters.items())
+    confirmed = partial(records.load_confirmed, root, data_sha256=studied.about["data_sha256"])
+    recipes = [confirmed("recipes", name) for name in config.recipes]
+    ablations = [] if recipes else load_ablations(root / "ablations/results.json")
+    ablated, left_out = compared(ablations, studied, by_depth)
+    changed = [*recipes, *ablated]
     order = list(dict.fromkeys(str(group.changes) for group in changed))
-    otherwise = {f"data.{name}": value for name, value in data.items()}
+    otherwise = {f"data.{name}": value for name, value in config.data}
     otherwise |= {name: off for name, (_, off) in STUDY_SWITCHES.items()}
     recorded = studied.parameters
     parameters = {
@@ -131,15 +126,19 @@ def load_study(
         depths=by_depth,
         studied=studied,
         baseline=by_depth[baseline],
-        grown=grown,
+        grown=records.load_grown(results, root),
         changed=sorted(changed, key=lambda group: (order.index(str(group.changes)), group.num_layers)),
-        part_two=part_two,
-        data=records.load_training_data(root / "metrics/data.json"),
-        window=int(data["window"]),
+        tuning={depth: records.load_search(root, "tuning", depth, "tuning", depth) for depth in tuned},
+        tuned={depth: confirmed("tuned", depth, num_layers=depth) for depth in tuned},
+        equal={depth: confirmed("equal", depth, num_layers=depth, hidden_size=size) for depth, size in equal},
+        lstm={size: confirmed("lstm", size, hidden_size=size) for size in sizes},
+        lstm_searches={size: records.load_search(root, "lstm", size, "details", 1) for size in sizes},
+        data=records.load_training_data(root),
+        window=config.data.window,
         data_deviations=_deviations(STUDY_DATA, parameters),
         training_deviations=_deviations(STUDY_TRAINING | STUDY_SWITCHES, parameters) + _coverage(results, parameters),
         parameters=parameters,
-        commands={one.name: one.command for one in ablations} if changed and not part_two.recipes else {},
+        commands={one.name: one.command for one in ablations if ablated},
         left_out=left_out,
     )
 
@@ -270,8 +269,8 @@ def plateau_epochs(group: Group) -> list[int]:
 
 def results_table(study: Study) -> pd.DataFrame:
     """One row a recipe, depth, seed and split, and one for each trial of a search; docs/results.md has the columns."""
-    searches: list[tuple[str, int, Search]] = [("trial", *item) for item in study.part_two.tuning.items()]
-    searches += [("lstm trial", 1, search) for search in study.part_two.lstm_searches.values()]
+    searches: list[tuple[str, int, Search]] = [("trial", *item) for item in study.tuning.items()]
+    searches += [("lstm trial", 1, search) for search in study.lstm_searches.values()]
     rows = [row for group in study.groups for row in _rows(group)]
     for kind, depth, search in searches:
         for trial in search.trials:
@@ -288,7 +287,8 @@ def _rows(group: Group) -> Iterator[dict[str, Any]]:
     model = {"kind": group.kind, "recipe": group.name, "settings": _listed(group.changes), **sizes, **group.about}
     model |= {"num_layers": group.num_layers, "num_params": group.num_params}
     curves = group.curves() if len(group.curve) else [pd.DataFrame({"joules": [None]})] * len(group.seeds)
-    for seed, plateau, curve in zip(group.rows(), plateau_epochs(group), curves, strict=True):
+    seeds: list[Any] = group.seeds.to_dict("records")
+    for seed, plateau, curve in zip(seeds, plateau_epochs(group), curves, strict=True):
         run = {**model, **seed, "plateau_epochs": plateau, "seconds": seed.get("train_seconds")}
         run["joules"] = curve["joules"].astype(float).sum(skipna=False)
         losses = {"loss": seed.get("train_loss_without_dropout"), "loss_with_dropout": seed.get("train_loss")}

@@ -3,17 +3,17 @@
 DVC makes a column of every figure that is not in a list.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from newllm.analysis.claims import Outcome, judge
 from newllm.analysis.cost import effort, main_target, startup_seconds
-from newllm.analysis.inference import Difference, deviation
+from newllm.analysis.inference import deviation
 from newllm.analysis.records import Group
 from newllm.analysis.study import Study, against, compare
 from newllm.measurement.intervals import Estimate
 
-FIGURES = ("val_ppl", "test_ppl", "val_accuracy", "test_accuracy")
+PERPLEXITIES = ("val_ppl", "test_ppl")
 
 
 def summary(study: Study) -> dict[str, Any]:
@@ -22,24 +22,25 @@ def summary(study: Study) -> dict[str, Any]:
     What is not known is absent, such as half-widths where one seed gives no interval.
     """
     studied, baseline = study.studied, study.baseline
-    differences = dict.fromkeys(FIGURES[:2], Estimate(0.0, None))
+    base, best = (
+        {"num_layers": one.num_layers, **{name: one.mean(name) for name in PERPLEXITIES}}
+        for one in (baseline, study.best)
+    )
+    differences = dict.fromkeys(PERPLEXITIES, Estimate(0.0, None))
     if studied is not baseline:
-        differences = {name: compare({0: (studied, baseline)}, name)[0].difference for name in FIGURES[:2]}
-    few = {"num_layers": studied.num_layers, **_means(studied, FIGURES[:3])}
-    best = {"num_layers": study.best.num_layers, **_means(study.best, FIGURES[:2])}
-    families = {"against_baseline": against(study.depths, baseline), "against_best": study.against_best}
+        differences = {name: compare({0: (studied, baseline)}, name)[0].difference for name in PERPLEXITIES}
     details: dict[str, Any] = {
         "num_layers": studied.num_layers,
         "num_seeds": study.num_seeds,
-        **_intervals({name: studied.estimate(name) for name in FIGURES[:2]}),
+        **_known({name: studied.estimate(name) for name in PERPLEXITIES}),
         "val_accuracy": studied.mean("val_accuracy"),
         **_cost(study, studied),
-        "baseline": {"num_layers": baseline.num_layers, **_means(baseline, FIGURES[:2])},
-        "difference_from_baseline": _intervals(differences),
+        "baseline": base,
+        "difference_from_baseline": _known(differences),
         "best": best,
         "num_not_distinguishable_from_best": len(study.close),
         "not_distinguishable_from_best": study.close,
-        "depths": [_depth(study, group, families) for group in study.depths.values()],
+        "depths": [_depth(study, group) for group in study.depths.values()],
     }
     if study.comparable:
         verdicts = judge(study.depths)
@@ -48,20 +49,21 @@ def summary(study: Study) -> dict[str, Any]:
         details["verdicts"] = [
             {"claim": one.claim, "outcome": one.outcome.value, "numbers": one.deciding} for one in verdicts
         ]
-    return {**few, "best": best, "details": [details]}
+    few = {name: studied.mean(name) for name in (*PERPLEXITIES, "val_accuracy")}
+    return {"num_layers": studied.num_layers, **few, "best": best, "details": [details]}
 
 
-def _depth(study: Study, group: Group, families: Mapping[str, Mapping[int, Difference]]) -> dict[str, Any]:
+def _depth(study: Study, group: Group) -> dict[str, Any]:
     row: dict[str, Any] = {"num_layers": group.num_layers}
-    for name in FIGURES:
-        row |= _intervals({name: group.estimate(name)}) | _known({f"{name}_std": deviation(group.values(name))})
+    for name in (*PERPLEXITIES, "val_accuracy", "test_accuracy"):
+        row |= _known({name: group.estimate(name), f"{name}_std": deviation(group.values(name))})
     row |= _cost(study, group)
-    for name, tests in families.items():
+    for name, tests in (("baseline", against(study.depths, study.baseline)), ("best", study.against_best)):
         test = tests.get(group.num_layers)
         if test is not None and test.adjusted_p is not None:
-            row[name] = {**_intervals({"val_ppl": test.difference}), "adjusted_p": test.adjusted_p}
+            row[f"against_{name}"] = _known({"val_ppl": test.difference, "adjusted_p": test.adjusted_p})
     name = "val_ppl_without_unk"
-    return row | (_intervals({name: group.estimate(name)}) if group.has(name) else {})
+    return row | (_known({name: group.estimate(name)}) if group.has(name) else {})
 
 
 def _cost(study: Study, group: Group) -> dict[str, Any]:
@@ -75,14 +77,10 @@ def _cost(study: Study, group: Group) -> dict[str, Any]:
     return _known({**train, **more, "num_seeds_at_target": efforts["target"].reached, **target})
 
 
-def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _means(group: Group, names: Iterable[str]) -> dict[str, float]:
-    return {name: group.mean(name) for name in names}
-
-
-def _intervals(estimates: Mapping[str, Estimate]) -> dict[str, Any]:
-    pairs = [((name, one.mean), (f"{name}_ci95", one.half_width)) for name, one in estimates.items()]
-    return _known(dict(item for pair in pairs for item in pair))
+def _known(values: Mapping[str, Estimate | float | None]) -> dict[str, Any]:
+    """What is not None; of an estimate the mean, and half of its interval as `<name>_ci95`."""
+    row: dict[str, Any] = {}
+    for name, value in values.items():
+        mean, half_width = (value.mean, value.half_width) if isinstance(value, Estimate) else (value, None)
+        row |= {name: mean, f"{name}_ci95": half_width}
+    return {name: value for name, value in row.items() if value is not None}
