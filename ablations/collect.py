@@ -17,7 +17,6 @@ from newllm.analysis.ablations import differing, repeated
 from newllm.analysis.published import STUDY_SWITCHES
 from newllm.analysis.records import Group, load_diagnoses, load_results
 from newllm.analysis.schemas import Ablation, AblationDepth, AblationSeed, AblationsFile, flatten
-from newllm.analysis.study import plateau_epochs
 from newllm.config import load_config
 from newllm.errors import UserError
 from newllm.files import write_json
@@ -166,15 +165,8 @@ def _put(path: Path, text: str) -> None:
 
 
 def _depth(result: Group) -> AblationDepth:
-    names = AblationSeed.model_fields.keys() - {"plateau_epochs", "train_loss_without_dropout"}
-    measured = "train_loss_without_dropout"
     rows: list[Any] = result.seeds.to_dict("records")
-    seeds = [
-        AblationSeed(
-            **{name: run[name] for name in names}, plateau_epochs=plateau, train_loss_without_dropout=run.get(measured)
-        )
-        for run, plateau in zip(rows, plateau_epochs(result), strict=True)
-    ]
+    seeds = [AblationSeed(**{name: row[name] for name in AblationSeed.model_fields}) for row in rows]
     norms = list(result.norms["initial"]) if result.norms else None
     return AblationDepth(num_layers=result.num_layers, initial_norms=norms, seeds=seeds)
 

@@ -40,8 +40,8 @@ def test_effects_against_scipy(tmp_path: Path) -> None:
             largest = min(max(largest, (4 - rank) * raw[index].pvalue), 1.0)
             assert tests[index].adjusted_p == pytest.approx(largest)
             interval = raw[index].confidence_interval()
-            assert tests[index].difference.low == pytest.approx(interval.low)
-            assert tests[index].difference.high == pytest.approx(interval.high)
+            assert tests[index].low == pytest.approx(interval.low)
+            assert tests[index].high == pytest.approx(interval.high)
     assert [one.val_ppl.below for one in effects] == [False, True, True, False], "p = 0.037, not the last of four"
     changes = by_change(found.changed)
     assert {name: list(groups) for name, groups in changes.items()} == {

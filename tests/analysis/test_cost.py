@@ -8,7 +8,6 @@ import pytest
 
 from newllm.analysis.cost import (
     Effort,
-    best_within,
     effort,
     embedding_share,
     main_target,
@@ -128,16 +127,14 @@ def test_operations_of_an_lstm(tmp_path: Path) -> None:
     assert petaflop_per_epoch(study.lstm[396], study) == pytest.approx(expected)
 
 
-def test_the_best_within_a_budget(tmp_path: Path) -> None:
+def test_the_lowest_up_to_an_epoch(tmp_path: Path) -> None:
     """Four epochs end at 19.2 and its seeds; after three they are at one and a half times that."""
     write_all(tmp_path)
     write_tuned(tmp_path, 4, 19.2)
-    study = reload(tmp_path, (1, 4, 6), plan(tuned=(4,)))
-    group = study.tuned[4]
+    group = reload(tmp_path, (1, 4, 6), plan(tuned=(4,))).tuned[4]
     finals = group.values("val_ppl")
-    assert best_within(group, study, 4 * petaflop(4)) == pytest.approx(finals)
-    assert best_within(group, study, 3.9 * petaflop(4)) == pytest.approx([1.5 * value for value in finals])
-    assert best_within(group, study, 0.5 * petaflop(4)) == []
+    assert group.lowest(4) == group.lowest(9) == pytest.approx(finals)
+    assert group.lowest(3) == pytest.approx([1.5 * value for value in finals])
 
 
 def test_within_the_operations_that_every_seed_was_trained(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from newllm.analysis.records import Group, load_grown, load_results
-from newllm.analysis.study import growth
+from newllm.analysis.study import gaining, growth
 from newllm.errors import UserError
 from tests.analysis.metrics_files import final_perplexity, write_all, write_expand
 from tests.analysis.studies import reload
@@ -61,32 +61,29 @@ def test_differences_against_scipy(root: Path) -> None:
     found = growth(reload(root, (1, 4, 6)))
     values = {(one.num_layers, one.name): one.values("val_ppl") for one in load(root)}
     base = {depth: [final_perplexity(depth, seed) for seed in range(5)] for depth in (1, 4)}
-    assert list(found) == [(d, p) for d in (1, 4) for p in ("freeze", "finetune", "longer", "scratch")]
-    for (depth, pattern), one in found.items():
+    assert list(found["base"]) == [(d, p) for d in (1, 4) for p in ("freeze", "finetune", "longer", "scratch")]
+    for (depth, pattern), one in found["base"].items():
         alone, both = values[depth, pattern], base[depth]
         test = stats.ttest_ind(alone, both, equal_var=False) if pattern == "scratch" else stats.ttest_rel(alone, both)
         interval = test.confidence_interval()
-        assert (one.base.difference.low, one.base.difference.high) == pytest.approx((interval.low, interval.high))
-    grown = [key for key in found if key[1] in ("freeze", "finetune")]
+        assert (one.low, one.high) == pytest.approx((interval.low, interval.high))
+    grown = [key for key in found["base"] if key[1] in ("freeze", "finetune")]
     raw = {key: stats.ttest_rel(values[key], values[key[0], "longer"]).pvalue for key in grown}
     largest = 0.0
     for rank, key in enumerate(sorted(raw, key=lambda key: raw[key])):
         largest = max(largest, (4 - rank) * raw[key])
-        longer = found[key].longer
-        assert longer is not None
-        assert longer.adjusted_p == pytest.approx(largest, rel=1e-4)
+        assert found["longer"][key].adjusted_p == pytest.approx(largest, rel=1e-4)
     for key in grown:
-        scratch = found[key].scratch
-        assert scratch is not None
+        scratch = found["scratch"][key]
         test = stats.ttest_ind(values[key], values[key[0], "scratch"], equal_var=False)
         interval = test.confidence_interval()
-        assert (scratch.difference.low, scratch.difference.high) == pytest.approx((interval.low, interval.high))
-    assert {key for key, one in found.items() if one.longer is None} == found.keys() - grown
+        assert (scratch.low, scratch.high) == pytest.approx((interval.low, interval.high))
+    assert list(found["longer"]) == list(found["scratch"]) == grown
 
 
 def gains(root: Path, **changes: float) -> set[tuple[int, str]]:
     write(root, **changes)
-    return {key for key, one in growth(reload(root, (1, 4, 6))).items() if one.gains}
+    return set(gaining(reload(root, (1, 4, 6))))
 
 
 def test_a_gain_is_over_the_base_and_over_longer_training(root: Path) -> None:
@@ -95,15 +92,15 @@ def test_a_gain_is_over_the_base_and_over_longer_training(root: Path) -> None:
     assert gains(root, freeze=-0.1, finetune=-0.1, longer=-0.4) == set(), "better than that, but worse than the base"
     for depth in (1, 4):
         (root / f"metrics/expand/{depth}-longer.json").unlink()
-    assert not any(one.gains for one in growth(reload(root, (1, 4, 6))).values()), "no telling without the control"
+    assert gaining(reload(root, (1, 4, 6))) == [], "no telling without the control"
 
 
 def test_one_seed(tmp_path: Path) -> None:
     write_all(tmp_path, seeds=1)
     write(tmp_path)
-    found = growth(reload(tmp_path, (1, 4, 6)))
-    assert {one.base.adjusted_p for one in found.values()} == {None}
-    assert not any(one.gains for one in found.values())
+    study = reload(tmp_path, (1, 4, 6))
+    assert {one.adjusted_p for one in growth(study)["base"].values()} == {None}
+    assert gaining(study) == []
 
 
 def seed(**values: Any) -> Callable[[dict[str, Any]], object]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from newllm.analysis.fit import Split, context_gains, gaps, position_ppl, splits
+from newllm.analysis.fit import GAP, Split, context_gains, position_ppl, splits
 from newllm.analysis.inference import Difference
 from newllm.analysis.records import Group
 from newllm.measurement.intervals import Estimate
@@ -25,7 +25,7 @@ def train_loss(depth: int, seed: int) -> float:
 def test_gaps_are_of_each_seed() -> None:
     groups = models(train_loss=train_loss)
     expected = [math.log(21.7 + 0.02 * (seed - 2)) - train_loss(7, seed) for seed in range(5)]
-    assert gaps(groups[7]) == pytest.approx(expected, rel=1e-12)
+    assert groups[7].values(GAP) == pytest.approx(expected, rel=1e-12)
 
 
 def test_parts_against_scipy() -> None:
@@ -50,9 +50,9 @@ def test_parts_against_scipy() -> None:
             part = getattr(found[index], name)
             assert part.adjusted_p == pytest.approx(largest), name
             interval = tests[index].confidence_interval()
-            assert (part.difference.low, part.difference.high) == pytest.approx((interval.low, interval.high)), name
+            assert (part.low, part.high) == pytest.approx((interval.low, interval.high)), name
     for one in found:
-        assert one.train_loss.difference.mean + one.gap.difference.mean == pytest.approx(one.val_loss.mean)
+        assert one.train_loss.mean + one.gap.mean == pytest.approx(one.val_loss.mean)
 
 
 def test_what_was_not_measured_is_left_out_of_the_families() -> None:
@@ -82,7 +82,7 @@ def test_both_parts_of_the_rule_are_needed(
     train_loss: float, gap: float, balance: float, expected: tuple[str, str]
 ) -> None:
     """Differences of 0.2 are shown here, of 0 are not."""
-    parts = [Difference(Estimate(mean, 0.1), 0.0, 0.01 if mean else 0.5) for mean in (train_loss, gap, balance)]
+    parts = [Difference(mean, 0.1, 0.0, 0.01 if mean else 0.5) for mean in (train_loss, gap, balance)]
     one = Split(Estimate(0.2, 0.1), *parts)
     assert (one.excess, one.saving) == expected
 
@@ -104,7 +104,7 @@ def test_gain_is_one_number_a_seed(tmp_path: Path) -> None:
         test = stats.ttest_1samp(gains, 0)
         p_values.append(test.pvalue)
         interval = test.confidence_interval()
-        assert (one.difference.low, one.difference.high) == pytest.approx((interval.low, interval.high))
+        assert (one.low, one.high) == pytest.approx((interval.low, interval.high))
     ranked = sorted(p_values)
     holm = {ranked[0]: 3 * ranked[0], ranked[1]: 2 * ranked[1], ranked[2]: ranked[2]}
     assert [one.adjusted_p for one in found.values()] == pytest.approx([holm[p] for p in p_values])
@@ -125,7 +125,7 @@ def test_rounding_is_no_gain(tmp_path: Path) -> None:
         seed.model_copy(update={"context_gain_by_position": row}) for seed, row in zip(record.seeds, gains, strict=True)
     ]
     one = context_gains([replace(group, diagnosis=record.model_copy(update={"seeds": seeds}))])[1]
-    assert (one.difference.mean, one.adjusted_p, one.above) == (0.0, 1.0, False)
+    assert (one.mean, one.adjusted_p, one.above) == (0.0, 1.0, False)
 
 
 def test_windows_that_hardly_overlap(tmp_path: Path) -> None:

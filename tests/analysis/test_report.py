@@ -287,9 +287,9 @@ def test_depth_6_as_the_notebook_trained_it(tmp_path: Path) -> None:
         loaded = reload(tmp_path, (1, 4, 6), planned)
         found = continued(loaded)
         assert found is not None
-        assert (found.explains, found.more.half_width) == (inside, pytest.approx(0.0962, abs=1e-4))
+        assert (found.place == 0, found.more.half_width) == (inside, pytest.approx(0.0962, abs=1e-4))
         raw = stats.ttest_ind(found.parts.values("val_ppl"), [20.66, 20.68, 20.7, 20.72, 20.74], equal_var=False)
-        assert found.difference.difference.mean == pytest.approx(mean - 20.7)
+        assert found.difference.mean == pytest.approx(mean - 20.7)
         assert found.difference.adjusted_p == pytest.approx(raw.pvalue), "a test of its own: uncorrected"
     row = next(rows for header, rows in tables(texts(loaded)[1]).items() if header.startswith("| in two parts"))[0]
     assert [number(cell) for cell in row[:3]] == [20.69, 20.7, -0.01]

@@ -16,7 +16,6 @@ from newllm.analysis.study import (
     against,
     learning_curves,
     perplexity_by_depth,
-    plateau_epochs,
     results_table,
 )
 from newllm.analysis.tuning import answer
@@ -142,14 +141,14 @@ def test_parameters_that_were_not_recorded(tmp_path: Path) -> None:
 
 def test_published_points() -> None:
     """As in the study's table."""
-    assert [(point.num_layers, point.val_ppl, point.val_accuracy) for point in POINTS] == [
+    assert [(depth, point["val_ppl"], point["val_accuracy"]) for depth, point in POINTS.items()] == [
         (1, 20.4, 0.381),
         (4, 20.1, 0.384),
         (5, 20.5, 0.383),
         (6, 20.6, 0.385),
         (7, 21.77, 0.379),
     ]
-    assert [point.num_layers for point in POINTS if not point.complete] == [1, 4]
+    assert [depth for depth, point in POINTS.items() if not point["complete"]] == [1, 4]
 
 
 def test_against_the_baseline() -> None:
@@ -162,8 +161,8 @@ def test_against_the_baseline() -> None:
     for depth, factor in ((7, 3), (5, 2), (8, 1)):
         assert family[depth].adjusted_p == pytest.approx(factor * raw[depth].pvalue)
         interval = raw[depth].confidence_interval()
-        assert family[depth].difference.low == pytest.approx(interval.low)
-        assert family[depth].difference.high == pytest.approx(interval.high)
+        assert family[depth].low == pytest.approx(interval.low)
+        assert family[depth].high == pytest.approx(interval.high)
     assert raw[7].pvalue < 0.05 < 3 * raw[7].pvalue
     assert [depth for depth, test in family.items() if test.below] == [1, 2, 3, 4]
 
@@ -200,7 +199,8 @@ def test_plateau_ends_below_60(tmp_path: Path) -> None:
     """Of three epochs, which fall as 5, 3, 1 times the end; seed 1 has one epoch less."""
     lengths = {20.0: [2, 1, 2, 2, 2], 19.999: [1, 0, 1, 1, 1], 70.0: [3, 2, 3, 3, 3]}
     for mean, expected in lengths.items():
-        assert plateau_epochs(study(tmp_path, {4: mean}, spread=0, epochs=3).depths[4]) == expected, mean
+        found = study(tmp_path, {4: mean}, spread=0, epochs=3).depths[4]
+        assert found.values("plateau_epochs") == expected, mean
 
 
 def table(found: Study) -> pd.DataFrame:

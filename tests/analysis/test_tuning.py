@@ -8,7 +8,6 @@ from scipy import stats
 from newllm.analysis.inference import Difference
 from newllm.analysis.schemas import Search
 from newllm.analysis.tuning import answer, compared, importances
-from newllm.measurement.intervals import Estimate
 from tests.analysis.part2_files import RECIPE, search
 from tests.analysis.studies import models
 
@@ -55,7 +54,7 @@ def test_the_more_cautious_of_both_tests_counts() -> None:
     """Shown only where both show it."""
 
     def shown(welch_p: float, permutation_p: float, mean: float = 0.2) -> bool:
-        return Difference(Estimate(mean, 0.1), 0.0, welch_p, permutation_p).above
+        return Difference(mean, 0.1, 0.0, welch_p, permutation_p).above
 
     assert shown(0.01, 0.01)
     assert not any((shown(0.01, 0.05), shown(0.05, 0.01), shown(0.01, 0.01, -0.2)))
@@ -63,7 +62,7 @@ def test_the_more_cautious_of_both_tests_counts() -> None:
 
 def test_where_both_tests_disagree() -> None:
     pairs = ((0.01, 0.01), (0.01, 0.06), (0.06, 0.01), (0.06, 0.06), (0.01, None), (0.06, None))
-    found = [Difference(Estimate(0.2, 0.1), 0.0, *pair).disputed for pair in pairs]
+    found = [Difference(0.2, 0.1, 0.0, *pair).disputed for pair in pairs]
     assert found == [False, True, True, False, False, False]
 
 
@@ -73,7 +72,7 @@ def test_what_the_test_split_says_is_shown() -> None:
     found = answer(groups)
     assert found.turned_on_test == [6]
     assert found.set == [4], "it chooses nothing"
-    assert found.on_test[1].difference.mean == pytest.approx(0.2)
+    assert found.on_test[1].mean == pytest.approx(0.2)
 
 
 def test_one_depth_alone() -> None:

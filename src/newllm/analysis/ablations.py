@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from newllm.analysis import records
 from newllm.analysis.formats import settings
 from newllm.analysis.published import STUDY_SWITCHES
 from newllm.analysis.records import Group, Source, table_of
@@ -42,12 +43,9 @@ def load_ablations(path: Path) -> list[Ablation]:
 
 
 def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted parameters whose values differ: ours, theirs. A switch that is not recorded counts as in the study."""
+    """As `records.differing`; a switch that is not recorded counts as in the study."""
     usual = {name: value for name, (_, value) in STUDY_SWITCHES.items()}
-    first, second = {**usual, **ours}, {**usual, **theirs}
-    names = sorted((first.keys() | second.keys()) - {"model.num_layers"})
-    pairs = {name: (first.get(name, "nothing"), second.get(name, "nothing")) for name in names}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return records.differing({**usual, **ours}, {**usual, **theirs})
 
 
 def mismatch(studied: Group, one: Ablation) -> str | None:

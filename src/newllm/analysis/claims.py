@@ -40,11 +40,6 @@ class Verdict:
     deciding: str
     rest: str = ""
 
-    @property
-    def first(self) -> str:
-        """The first of the numbers that decide it."""
-        return self.deciding.partition("; ")[0]
-
 
 Groups = Mapping[int, Group]
 Pair = tuple[int, int]
@@ -86,9 +81,9 @@ def _tests(groups: Groups, pairs: Iterable[Pair], expected: float = 0.0) -> dict
 def _text(tests: Tests) -> str:
     parts = []
     for (first, second), test in tests.items():
-        side = "below" if test.difference.mean < test.expected else "above"
+        side = "below" if test.mean < test.expected else "above"
         beside = f" to be {side} {test.expected:.2f}" if test.expected else ""
-        parts.append(f"PPL({first}) − PPL({second}) = {signed(test.difference)} ({equation(test.adjusted_p)}{beside})")
+        parts.append(f"PPL({first}) − PPL({second}) = {signed(test)} ({equation(test.adjusted_p)}{beside})")
     return "; ".join(parts)
 
 
@@ -110,10 +105,10 @@ class _Worse:
         deciding = {pair: test for pair, test in tests.items() if not test.above}
         outcome = _outcome(not deciding, bool(refuting))
         if outcome is Outcome.REFUTED:  # by tests against the margin: those against `least` are told too
-            furthest = dict(sorted(refuting.items(), key=lambda pair: pair[1].difference.mean))
+            furthest = dict(sorted(refuting.items(), key=lambda pair: pair[1].mean))
             return outcome, _text(furthest), _text(tests)
         if outcome is Outcome.SUPPORTED and tests:
-            closest = min(tests, key=lambda pair: tests[pair].difference.mean)
+            closest = min(tests, key=lambda pair: tests[pair].mean)
             deciding = {closest: tests[closest]}
         return outcome, _text(deciding), _text({pair: test for pair, test in tests.items() if pair not in deciding})
 
@@ -163,7 +158,7 @@ def _overfit(groups: Groups) -> tuple[Outcome, str, str]:
     kinds = {depth: split.excess for depth, split in known.items()}
     over, under = ("overfitting" in kinds.values()), ("underfitting" in kinds.values())
     depth, last = list(known.items())[-1]
-    parts = (last.val_loss, last.train_loss.difference, last.gap.difference)
+    parts = (last.val_loss, last.train_loss, last.gap)
     total, train_loss, gap = (signed(part, 3) for part in parts)
     deciding = f"loss({depth}) − loss({best}) = {total} nats: training loss {train_loss}, gap {gap}"
     named = "; ".join(f"depth {depth} {kind}" for depth, kind in kinds.items())
@@ -182,7 +177,7 @@ def _targets(groups: Groups) -> tuple[Outcome, str, str]:
     parts: dict[bool, list[str]] = {True: [], False: []}  # by whether they decide
     for depth, test in tests.items():
         against_limit = f"{equation(test.adjusted_p)} against {test.expected:.2f}"
-        text = f"PPL({depth}) = {number(test.difference)} ({against_limit})"
+        text = f"PPL({depth}) = {number(test)} ({against_limit})"
         parts[_outcome(test.below, test.above) is outcome].append(text)
     return outcome, "; ".join(parts[True]), "; ".join(parts[False])
 

@@ -6,7 +6,7 @@ moves in steps that can be a third of what an epoch takes, so that the median wo
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from statistics import fmean
 from typing import NamedTuple
 
@@ -108,10 +108,3 @@ def _weights(group: Group, study: Study) -> tuple[int, int] | None:
         return 0, 4 * hidden * (embedding + hidden) + words * hidden
     outputs = words + 3 * context  # logits, update and the two gates
     return embedding * hidden, context * hidden + (group.num_layers - 1) * hidden**2 + outputs * hidden
-
-
-def best_within(group: Group, study: Study, petaflop: float) -> Sequence[float]:
-    """Of every seed the lowest validation perplexity within so many operations; empty if an epoch takes more."""
-    per_epoch = petaflop_per_epoch(group, study)
-    last = int(petaflop / per_epoch + 1e-9) if per_epoch else 0
-    return [float(rows.loc[rows["epoch"] <= last, "val_ppl"].min()) for rows in group.curves()] if last else []

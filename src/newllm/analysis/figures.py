@@ -14,12 +14,12 @@ import altair as alt
 import pandas as pd
 import vl_convert
 
-from newllm.analysis.fit import TRAIN_LOSS, gaps
+from newllm.analysis.fit import GAP, TRAIN_LOSS
 from newllm.analysis.formats import signed
-from newllm.analysis.published import POINTS, TRAJECTORY, Point
+from newllm.analysis.published import POINTS, TRAJECTORY
 from newllm.analysis.records import PATTERNS, Group
 from newllm.analysis.schemas import Search
-from newllm.analysis.study import Study, best_of, by_change, growth, learning_curves, plateau_epochs, spread
+from newllm.analysis.study import Study, best_of, by_change, gaining, learning_curves, spread
 from newllm.analysis.tuning import answer, importances
 
 WIDTH, HEIGHT, PANELS_APART = 760, 380, 60
@@ -116,13 +116,14 @@ def _points(base: Any, names: Sequence[str], **marks: Any) -> Any:
     return base.mark_point(**style).encode(shape=_series(names, alt.Shape, SHAPES))
 
 
-def _means(lines: Mapping[str, Mapping[int, Group]], points: Sequence[Point] = (), connected: bool = False) -> Any:
+def _means(lines: Mapping[str, Mapping[int, Group]], published: bool = False, connected: bool = False) -> Any:
     """Means by depth with their intervals, in colours and shapes by series; hollow marks for published points."""
-    names = [*lines, *(NOTEBOOK if points else ())]
+    names = [*lines, *(NOTEBOOK if published else ())]
     ours = [(series, *pair) for series, groups in lines.items() for pair in groups.items()]
     means = [(series, depth, group.estimate("val_ppl")) for series, depth, group in ours]
     rows = [(series, depth, one.mean, one.low, one.high) for series, depth, one in means]
-    rows += [(NOTEBOOK[not one.complete], one.num_layers, one.val_ppl, None, None) for one in points]
+    points = POINTS if published else {}
+    rows += [(NOTEBOOK[not one["complete"]], depth, one["val_ppl"], None, None) for depth, one in points.items()]
     table = pd.DataFrame(rows, columns=["series", "num_layers", "val_ppl", "low", "high"])
     drawn = table[["val_ppl", "low", "high"]].astype(float)
     base = _chart(
@@ -132,13 +133,13 @@ def _means(lines: Mapping[str, Mapping[int, Group]], points: Sequence[Point] = (
         color=_series(names, alt.Color, COLOURS),
         tooltip=_tips(series=None, num_layers=None, val_ppl=".2f", low=".2f", high=".2f"),
     )
-    published = table["series"].isin(NOTEBOOK)
+    theirs = table["series"].isin(NOTEBOOK)
     whiskers = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2.5).encode(y="low:Q", y2="high:Q")
     marks = [base.mark_line(strokeWidth=1.5)] if connected else []
     marks += [whiskers] if table["low"].notna().any() else []
-    marks += [_points(base.properties(data=table[~published]), names)]
-    if points:
-        marks += [_points(base.properties(data=table[published]), names, size=190, filled=False, strokeWidth=2.5)]
+    marks += [_points(base.properties(data=table[~theirs]), names)]
+    if published:
+        marks += [_points(base.properties(data=table[theirs]), names, size=190, filled=False, strokeWidth=2.5)]
     return alt.layer(*marks)
 
 
@@ -165,8 +166,7 @@ def _perplexity_by_depth(study: Study) -> Figure:
         title += f"tuned{_so_far(study)}"
     subtitle = "large marks: means with 95 % intervals; small dots: single models; the notebook trained one of each"
     dots = _seeds(study.depths).mark_circle(size=40, opacity=0.35, color=COLOURS[0])
-    means = _means(lines, POINTS if study.comparable else ())
-    return Figure("perplexity_by_depth", title, subtitle, [dots + means])
+    return Figure("perplexity_by_depth", title, subtitle, [dots + _means(lines, published=study.comparable)])
 
 
 def _tuned(study: Study) -> Figure | None:
@@ -213,9 +213,8 @@ def _fit(study: Study) -> Figure | None:
     )
     first, last = min(measured), max(measured)
     start = study.best.num_layers if first < study.best.num_layers < last else first
-    ends = (measured[last], measured[start])
     loss, gap = (
-        signed(fmean(more) - fmean(less)) for more, less in ([end.values(TRAIN_LOSS) for end in ends], map(gaps, ends))
+        signed(fmean(measured[last].values(name)) - fmean(measured[start].values(name))) for name in (TRAIN_LOSS, GAP)
     )
     title = f"From depth {start} to {last}: training loss {loss}, gap to validation {gap}"
     subtitle = "means over seeds, at the best epoch; the gap is the distance of the lines"
@@ -248,7 +247,7 @@ def _learning_curves(study: Study) -> Figure:
                       text="num_layers:O").mark_text(dx=9, fontSize=14)  # fmt: skip
         lines = base.encode(x=x.axis(tickCount=4), y=closer)
         panels.append(lines.transform_filter(late) + ends.transform_filter(late))
-    plateaus = {depth: fmean(plateau_epochs(group)) for depth, group in study.depths.items()}
+    plateaus = {depth: fmean(group.values("plateau_epochs")) for depth, group in study.depths.items()}
     first, last = (end(plateaus, key=plateaus.__getitem__) for end in (min, max))
     title = f"Perplexity falls below 60 after {plateaus[first]:.0f} epochs at depth {first}, "
     return Figure("learning_curves", f"{title}{plateaus[last]:.0f} at depth {last}", subtitle, panels)
@@ -280,7 +279,7 @@ def _grown(study: Study) -> Figure | None:
         )
         zero = _chart({"change": [0.0]}, y="change:Q").mark_rule(strokeDash=[6, 3])
         panels.append(zero + chart.mark_line(strokeWidth=2.2, clip=True))
-    gains = [f"{pattern} at depth {depth}" for (depth, pattern), one in growth(study).items() if one.gains]
+    gains = [f"{pattern} at depth {depth}" for depth, pattern in gaining(study)]
     none = "No grown context is shown to beat longer training"
     title = f"Beats longer training: {', '.join(gains)}" if gains else none
     return Figure("grown_contexts", title, "means over the seeds until the first stops", panels)

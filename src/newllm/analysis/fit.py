@@ -11,6 +11,7 @@ from newllm.analysis.study import compare
 from newllm.measurement.intervals import Estimate
 
 TRAIN_LOSS = "train_loss_without_dropout"
+GAP = f"val_loss - {TRAIN_LOSS}"
 FAR = 10
 """Tokens: the question is whether the model has any use of what lies further back."""
 ROUNDING = 1e-6
@@ -43,20 +44,11 @@ class Split:
         return "less overfitting" if self.gap.below and self.balance.above else "undecided"
 
 
-def gaps(group: Group) -> list[float]:
-    """Of every seed, validation loss minus training loss without dropout."""
-    return [val - train for val, train in zip(group.values("val_loss"), group.values(TRAIN_LOSS), strict=True)]
-
-
-def _balances(group: Group) -> list[float]:
-    return [train - gap for train, gap in zip(group.values(TRAIN_LOSS), gaps(group), strict=True)]
-
-
 def splits(pairs: Mapping[_Key, tuple[Group, Group]]) -> dict[_Key, Split]:
     """The first of each pair minus the second, where training loss was measured in both; a family for each part."""
     known = {key: pair for key, pair in pairs.items() if all(group.has(TRAIN_LOSS) for group in pair)}
-    val_loss, *parts = (compare(known, figure) for figure in ("val_loss", TRAIN_LOSS, gaps, _balances))
-    return {key: Split(val_loss[key].difference, *(part[key] for part in parts)) for key in known}
+    val_loss, *parts = (compare(known, figure) for figure in ("val_loss", TRAIN_LOSS, GAP, f"{TRAIN_LOSS} - ({GAP})"))
+    return {key: Split(val_loss[key], *(part[key] for part in parts)) for key in known}
 
 
 def position_ppl(group: Group) -> dict[int, float]:

@@ -23,14 +23,13 @@ _Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Estimate):
     """The mean of some values minus that of others, tested against what is expected of it.
 
     The 95 % interval is of this comparison alone; p-values are adjusted by Holm's method within a family of tests, and
     None for one seed. Where an exact permutation test was made too, only what both tests show is shown.
     """
 
-    difference: Estimate
     expected: float
     adjusted_p: float | None
     exact_p: float | None = None
@@ -38,17 +37,17 @@ class Difference:
     @property
     def above(self) -> bool:
         """Whether the difference is shown to be more than expected."""
-        return self.difference.mean > self.expected and self._significant and not self.disputed
+        return self.mean > self.expected and self._significant and not self.disputed
 
     @property
     def below(self) -> bool:
         """Whether the difference is shown to be less than expected."""
-        return self.difference.mean < self.expected and self._significant and not self.disputed
+        return self.mean < self.expected and self._significant and not self.disputed
 
     @property
     def disputed(self) -> bool:
         """Whether one of two tests shows a difference and the other does not."""
-        found = self._significant and self.difference.mean != self.expected
+        found = self._significant and self.mean != self.expected
         return self.exact_p is not None and found != (self.exact_p < SIGNIFICANCE)
 
     @property
@@ -86,8 +85,8 @@ def family(
     permuted = [
         permutation_p(*pair, target) if exact else None for pair, target in zip(samples.values(), targets, strict=True)
     ]
-    rows = zip(samples, found, targets, holm([p for _, p in found]), holm(permuted), strict=True)
-    return {key: Difference(one, target, p, exact_p) for key, (one, _), target, p, exact_p in rows}
+    rows = zip(samples, found, targets, holm([p for *_, p in found]), holm(permuted), strict=True)
+    return {key: Difference(mean, half, target, p, exact_p) for key, (mean, half, _), target, p, exact_p in rows}
 
 
 def mean_tests(
@@ -133,17 +132,17 @@ def _partitions(total: int, chosen: int) -> Any:
 
 def _compared(
     values: Sequence[float], others: Sequence[float], expected: float, paired: bool
-) -> tuple[Estimate, float | None]:
-    """The difference of means with its interval, and the p-value of the test that it equals `expected`."""
+) -> tuple[float, float | None, float | None]:
+    """The difference of means, half of its interval, and the p-value of the test that it equals `expected`."""
     if paired:  # Student's test of differences is Welch's with zeros
         values, others = [value - other for value, other in zip(values, others, strict=True)], [0.0] * len(others)
     mean = mean_interval(values).mean - mean_interval(others).mean
     if min(len(values), len(others)) == 1:
-        return Estimate(mean, None), None
+        return mean, None, None
     error = squared_error(values) + squared_error(others)
     if error == 0:  # no spread at all, of which the library makes no number
-        return Estimate(mean, 0.0), 1.0 if math.isclose(mean, expected, abs_tol=ROUNDED_AWAY) else 0.0
+        return mean, 0.0, 1.0 if math.isclose(mean, expected, abs_tol=ROUNDED_AWAY) else 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of precision, where a sample has next to no spread
         test: Any = stats.ttest_ind(values, np.array(others) + expected, equal_var=False)
-    return Estimate(mean, quantile(float(test.df)) * math.sqrt(error)), float(test.pvalue)
+    return mean, quantile(float(test.df)) * math.sqrt(error), float(test.pvalue)

@@ -1,7 +1,7 @@
 """What the lab notebook of 2025-11-18 published and its code did, and what the study prescribes; see published.yaml."""
 
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -19,19 +19,7 @@ this one (3 layers)."""
 _FILE: dict[str, Any] = yaml.safe_load((files("newllm.analysis") / "published.yaml").read_text(encoding="utf-8"))
 
 
-class Point(NamedTuple):
-    """One depth as the notebook reports it; accuracy as a fraction; parameters as printed there, rounded."""
-
-    num_layers: int
-    val_ppl: float
-    val_accuracy: float
-    num_params: float
-    epochs: int  # how many it was trained
-    complete: bool
-    state: str  # the notebook's remark
-
-
-POINTS = tuple(Point(**point) for point in _FILE["points"])
+POINTS: dict[int, dict[str, Any]] = {point["num_layers"]: point for point in _FILE["points"]}
 TRAJECTORY: dict[int, float] = _FILE["trajectory"]
 LOGS: dict[int, dict[int, tuple[float, float, float]]] = _FILE["logs"]
 STUDY_DATA, STUDY_TRAINING, STUDY_SWITCHES = (

@@ -16,6 +16,8 @@ from newllm.analysis import schemas
 from newllm.errors import UserError
 from newllm.measurement.intervals import Estimate, mean_interval
 
+PLATEAU_PPL = 60.0
+"""The plateau are the epochs before validation perplexity first falls below it: `<unk>` everywhere gives near 67."""
 LOSS_TOLERANCE = 0.001
 """Nats between two stages' losses of the same weights; rounding makes some 1e-4."""
 GROWN_DEPTHS = (1, 4)
@@ -38,7 +40,7 @@ class Group:
     name: str  # of the recipe or the pattern
     num_layers: int
     num_params: int  # of one model
-    seeds: pd.DataFrame  # a row a seed, in the order of the file: the fields of SeedRun, and what else was measured
+    seeds: pd.DataFrame  # a row a seed, in the order of the file: what SeedRun has, plateau, energy, what else is known
     curve: pd.DataFrame  # a row a seed and epoch, in that order: the fields of CurveRow
     about: Mapping[str, Any]  # device and code it was trained with: the fields of Provenance, precision, data_sha256
     parameters: Mapping[str, Any]  # by dotted name
@@ -47,8 +49,9 @@ class Group:
     diagnosis: schemas.Diagnosis | None = None  # what else was looked into
 
     def values(self, name: str) -> list[float]:
-        """A figure of every seed, in the order of the file."""
-        return [float(value) for value in self.seeds[name]]
+        """A figure of every seed, or what an expression makes of some, in the order of the file."""
+        column: Any = self.seeds[name] if name in self.seeds else self.seeds.eval(name)
+        return [float(value) for value in column]
 
     def has(self, name: str) -> bool:
         """Whether a figure was measured of every seed."""
@@ -61,6 +64,10 @@ class Group:
     def mean(self, name: str) -> float:
         """A figure's mean over seeds."""
         return self.estimate(name).mean
+
+    def lowest(self, last: int) -> list[float]:
+        """Of every seed, the lowest validation perplexity of the epochs up to `last`."""
+        return [float(rows.loc[rows["epoch"] <= last, "val_ppl"].min()) for rows in self.curves()]
 
     def curves(self) -> list[pd.DataFrame]:
         """The curve of every seed, in the order of the file."""
@@ -178,6 +185,9 @@ def trained(
         if not math.isclose(found, mean, rel_tol=1e-3):
             raise source.problem(f"found {figure} {found:g}, but the mean of the seeds is {mean:g}")
     curve = curves.curve(metrics.num_layers, table)
+    runs = [curve[curve["seed"] == seed] for seed in table["seed"]]
+    table["plateau_epochs"] = [[*(rows["val_ppl"] < PLATEAU_PPL), True].index(True) for rows in runs]
+    table["joules"] = [rows["joules"].astype(float).sum(skipna=False) for rows in runs]
     return Group(kind, name, metrics.num_layers, metrics.num_params, table, curve, **more)
 
 
@@ -262,22 +272,26 @@ def _load_depth(depth: int, root: Path) -> Group:
 
 def _check_comparable(first: Group, second: Group, root: Path) -> None:
     """Everything but the hardware must agree between depths; the report shows that."""
-
-    def conditions(group: Group) -> dict[str, Any]:
-        found = {**group.parameters, "the seeds": sorted(group.seeds["seed"])}
-        found |= {name: group.about[name] for name in ("precision", "data_sha256")}
-        return {name: value for name, value in found.items() if name.rpartition(".")[2] != "num_layers"}
-
-    ours, theirs = conditions(first), conditions(second)
+    ours, theirs = (
+        {**group.parameters, "the seeds": sorted(group.seeds["seed"])}
+        | {name: group.about[name] for name in ("precision", "data_sha256")}
+        for group in (first, second)
+    )
     depth, other = first.num_layers, second.num_layers
-    for name in sorted(ours.keys() | theirs.keys()):
-        value, found = ours.get(name, "nothing"), theirs.get(name, "nothing")
-        if found != value:
-            raise UserError(
-                f"{root}/metrics/runs/{other}.json: depth {other} was run with {name} {found!r}, but depth {depth} "
-                f"with {value!r}; such results cannot be compared: run `dvc repro evaluate@{depth} evaluate@{other}` "
-                "to bring both up to date"
-            )
+    for name, (value, found) in differing(ours, theirs).items():
+        raise UserError(
+            f"{root}/metrics/runs/{other}.json: depth {other} was run with {name} {found!r}, but depth {depth} with "
+            f"{value!r}; such results cannot be compared: run `dvc repro evaluate@{depth} evaluate@{other}` to bring "
+            "both up to date"
+        )
+
+
+def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted parameters whose values differ: ours, theirs; the number of layers aside."""
+    pairs = {name: (ours.get(name, "nothing"), theirs.get(name, "nothing")) for name in sorted({*ours, *theirs})}
+    return {
+        name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name.rpartition(".")[2] != "num_layers"
+    }
 
 
 _Seed = TypeVar("_Seed", schemas.SeedDiagnosis, schemas.GrownSeed)

@@ -16,7 +16,7 @@ from newllm.analysis.figures import Figure
 from newllm.analysis.formats import FILTERS, settings
 from newllm.analysis.inference import Difference
 from newllm.analysis.records import PATTERNS, Group
-from newllm.analysis.study import Study, against, by_change, compare, growth, plateau_epochs, spread
+from newllm.analysis.study import Study, against, by_change, compare, gaining, growth, spread
 from newllm.measurement.intervals import Estimate, mean_interval
 
 LATE = 30
@@ -39,13 +39,13 @@ class Effect(NamedTuple):
     """A changed recipe beside the study's own models of the same depth; each figure is a family over all recipes."""
 
     group: Group
-    val_ppl: Difference  # minus that of the study's same depth
-    test_ppl: Difference  # minus that of the study's same depth
-    against_best: Difference  # validation perplexity minus that of the study's best depth
-    matters: Difference  # as val_ppl, against tuning.MATTERS
     shown: str  # of validation perplexity, in words
     split: fit.Split | None  # what it does to training loss and gap, where measured
     excess: fit.Split | None  # what it has in excess of the study's best depth, where measured
+    val_ppl: Difference  # minus that of the study's same depth
+    test_ppl: Difference  # minus that of the study's same depth
+    matters: Difference  # as val_ppl, against tuning.MATTERS
+    against_best: Difference  # validation perplexity minus that of the study's best depth
 
 
 def effects_of(study: Study) -> list[Effect]:
@@ -54,14 +54,11 @@ def effects_of(study: Study) -> list[Effect]:
     own = {i: (group, study.depths[group.num_layers]) for i, group in enumerate(groups)}
     best = {i: (group, study.best) for i, group in enumerate(groups)}
     beside, parts, excesses = tuning.compared(own, exact=False), fit.splits(own), fit.splits(best)
-    val_ppl, test_ppl, against_best = beside.zero, compare(own, "test_ppl"), compare(best)
+    families = (beside.zero, compare(own, "test_ppl"), beside.matters, compare(best))
     return [
-        Effect(
-            group, val_ppl[i], test_ppl[i], against_best[i], beside.matters[i], beside.shown(i), parts.get(i),
-            excesses.get(i),
-        )
+        Effect(group, beside.shown(i), parts.get(i), excesses.get(i), *(tests[i] for tests in families))
         for i, group in enumerate(groups)
-    ]  # fmt: skip
+    ]
 
 
 def facts(study: Study, effects: Sequence[Effect]) -> Facts:
@@ -81,7 +78,7 @@ def facts(study: Study, effects: Sequence[Effect]) -> Facts:
     first, *others = [(way.reached, way.seconds or float("inf")) for way in ways.values()]
     soonest = first[0] == study.num_seeds and all(first[1] < seconds for _, seconds in others)
     apart = spread(one.group for one in residual.values()), spread(depths[depth] for depth in residual)
-    grown = [one for (_, name), one in growth(study).items() if name in PATTERNS[:2]]
+    grown = [group for group in study.grown if group.name in PATTERNS[:2]]
     stopped = [group.seeds["stopped_early"].mean() for depth, group in depths.items() if depth >= 3]
     shown = {
         "text and training are those of the study": not (study.data_deviations or study.training_deviations),
@@ -102,7 +99,7 @@ def facts(study: Study, effects: Sequence[Effect]) -> Facts:
         "residual connections help from depth 4 on": bool(won) and all(helped),
         "residual connections win fit from depth 5 on": _all(part == "fit" for part in won),
         "warm-up changes nothing that is shown": _all(not (one.above or one.below) for one in warm),
-        "growing gains nothing over longer training": _all(not one.gains for one in grown),
+        "growing gains nothing over longer training": bool(grown) and not gaining(study),
         "context beyond ten tokens is of use at every depth": used,
         "depth 1 reaches the target first": 1 in ways and len(study.devices) == 1 and soonest,
         "depths 6 to 8 never reach the target": all(ways[d].reached == 0 for d in (6, 7, 8) if d in ways),
@@ -120,18 +117,20 @@ def _all(tests: Iterable[object]) -> bool:
 
 def best_by(group: Group, last: int) -> Estimate:
     """Where one more seed's lowest validation perplexity of the epochs up to `last` would be, in 95 % of cases."""
-    lowest = [float(rows.loc[rows["epoch"] <= last, "val_ppl"].min()) for rows in group.curves()]
-    return inference.prediction_interval(lowest)
+    return inference.prediction_interval(group.lowest(last))
+
+
+def _place(depth: int, interval: Estimate) -> int:
+    """Whether the notebook's value lies in an interval: 0; below it: -1; above: 1."""
+    distance = published.POINTS[depth]["val_ppl"] - interval.mean
+    return 0 if abs(distance) <= (interval.half_width or 0.0) else 1 if distance > 0 else -1
 
 
 def given(study: Study, depth: int) -> int | None:
-    """Whether the notebook's value lies in the range of one more seed: 0; below it: -1; above: 1; None if unknown."""
-    point = next(point for point in published.POINTS if point.num_layers == depth)
+    """As `_place` in the range of one more seed, trained as far as the notebook's; None if unknown."""
     if depth not in study.depths or study.num_seeds == 1:
         return None
-    interval = best_by(study.depths[depth], point.epochs)
-    distance = point.val_ppl - interval.mean
-    return 0 if abs(distance) <= (interval.half_width or 0.0) else 1 if distance > 0 else -1
+    return _place(depth, best_by(study.depths[depth], published.POINTS[depth]["epochs"]))
 
 
 def ways(study: Study, tuned: tuning.Answer | None) -> list[tuple[float, str, Group, cost.Effort]]:
@@ -154,7 +153,7 @@ class Continued(NamedTuple):
     stretch: Group
     difference: Difference  # of validation perplexity, the first minus the second: a test of its own
     more: Estimate  # where one more seed in two parts falls, in 95 % of cases
-    explains: bool  # whether the notebook's value lies there
+    place: int  # of the notebook's value: there (0), below (-1) or above (1)
 
 
 def continued(study: Study) -> Continued | None:
@@ -164,9 +163,7 @@ def continued(study: Study) -> Continued | None:
     if not parts or not stretch or min(len(parts.seeds), len(stretch.seeds)) == 1:
         return None
     more = inference.prediction_interval(parts.values("val_ppl"))
-    distance = next(point for point in published.POINTS if point.num_layers == 6).val_ppl - more.mean
-    explains = abs(distance) <= (more.half_width or 0.0)
-    return Continued(parts, stretch, compare({6: (parts, stretch)})[6], more, explains)
+    return Continued(parts, stretch, compare({6: (parts, stretch)})[6], more, _place(6, more))
 
 
 def late_gain(group: Group) -> float | None:
@@ -188,7 +185,7 @@ def environment() -> Environment:
         keep_trailing_newline=True, autoescape=False,  # noqa: S701 (Markdown, which the page escapes where it becomes HTML)
     )  # fmt: skip
     found.filters.update(FILTERS)
-    tools = (against, at_epoch, best_by, by_change, compare, given, growth, late_gain, mean_interval, plateau_epochs)
+    tools = (against, at_epoch, best_by, by_change, compare, given, growth, late_gain, mean_interval)
     found.globals.update({tool.__name__: tool for tool in (*tools, spread)})
     found.globals.update(claims=claims, cost=cost, fit=fit, inference=inference, published=published)
     return found
@@ -198,6 +195,8 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
     """The texts of some templates, by names without `.md.j2`; `pictures` is the way from a text to their folder."""
     effects = effects_of(study)
     tuned = tuning.answer(study.tuned) if study.tuned else None
+    beside_lstm = tuned and tuning.compared({size: (one, tuned.best) for size, one in study.lstm.items()})
+    both = study.depths.keys() & study.tuned
     budget, within = tuning.within_operations(study.tuned, study)
     context = {
         "study": study,
@@ -205,20 +204,16 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
         "effects": effects,
         "facts": facts(study, effects),
         "verdicts": claims.judge(study.depths) if study.comparable else [],
-        "tuned_verdicts": claims.judge(study.tuned) if study.comparable and study.tuned else [],
+        "tuned_verdicts": claims.judge(study.tuned) if study.comparable and tuned else [],
         "tuned": tuned,
-        "beside_lstm": tuning.compared({size: (one, tuned.best) for size, one in study.lstm.items()})
-        if tuned
-        else None,
+        "beside_lstm": beside_lstm,
         "equal": tuning.answer(study.equal, exact=False) if len(study.equal) > 1 else None,
         "operations": tuning.answer(within) if len(within) > 1 else None,
         "budget": budget,
         "within": within,
         "importances": tuning.importances(study.tuning),
         "trials": [trial for search in study.tuning.values() for trial in search.trials],
-        "gains": compare(
-            {depth: (study.depths[depth], study.tuned[depth]) for depth in study.depths.keys() & study.tuned}
-        ),
+        "gains": compare({depth: (study.depths[depth], study.tuned[depth]) for depth in both}),
         "ways": ways(study, tuned),
         "matters": tuning.MATTERS,
         "figures": {figure.name: figure for figure in figures},

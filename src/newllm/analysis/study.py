@@ -1,9 +1,8 @@
 """The study as a whole: what was found, how it differs from the specification, and one tidy table of it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from operator import methodcaller
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +18,6 @@ from newllm.analysis.schemas import Search, TrainingData
 from newllm.config import Config
 from newllm.errors import UserError
 
-PLATEAU_PPL = 60.0
-"""Below it the plateau is over: predicting `<unk>` everywhere gives a validation perplexity near 67."""
 MODEL = ["kind", "recipe", "settings", "num_layers", "num_params", "hidden_size", "context_dim", "seed"]
 FIGURES = ["split", "loss", "ppl", "accuracy", "loss_with_dropout", "ppl_without_unk"]
 RUN = ["best_epoch", "epochs_run", "stopped_early", "ended", "plateau_epochs", "seconds", "joules", "tokens_per_second"]
@@ -165,14 +162,13 @@ def _coverage(results: Sequence[Group], parameters: Mapping[str, Any]) -> list[s
 
 def compare(
     pairs: Mapping[_Key, tuple[Group, Group]],
-    figure: str | Callable[[Group], Sequence[float]] = "val_ppl",
+    figure: str = "val_ppl",
     expected: float | Sequence[float] = 0.0,
     paired: Sequence[bool] = (),
     exact: bool = False,
 ) -> dict[_Key, Difference]:
     """A figure of the first of each pair minus that of the second: one family, see `inference.family`."""
-    values = methodcaller("values", figure) if isinstance(figure, str) else figure
-    samples = {key: (values(one), values(other)) for key, (one, other) in pairs.items()}
+    samples = {key: (one.values(figure), other.values(figure)) for key, (one, other) in pairs.items()}
     return family(samples, expected, paired, exact)
 
 
@@ -200,36 +196,26 @@ def spread(groups: Iterable[Group]) -> float:
     return max(means) - min(means)
 
 
-@dataclass(frozen=True)
-class Growth:
-    """A pattern's validation perplexity minus that of its base and of the two controls, where there are those."""
-
-    base: Difference
-    longer: Difference | None
-    scratch: Difference | None
-
-    @property
-    def gains(self) -> bool:
-        """Whether growing is shown to gain more than training longer does."""
-        return self.longer is not None and self.longer.below and self.base.below
-
-
-def growth(study: Study) -> dict[tuple[int, str], Growth]:
-    """By depth and pattern.
+def growth(study: Study) -> dict[str, dict[tuple[int, str], Difference]]:
+    """Validation perplexity by depth and pattern minus that of the `base`, and of the controls `longer` and `scratch`.
 
     Seed by seed where both began from the same weights (Student's interval and test); of and from `scratch`, which
     began from nothing, by Welch's. What is compared with the same thing is a family.
     """
-    found = {(group.num_layers, group.name): group for group in study.grown}
+    models = {(group.num_layers, group.name): group for group in study.grown}
+    others = models | {(depth, "base"): group for depth, group in study.depths.items()}
+    tests = {}
+    for name in ("base", *PATTERNS[2:]):
+        compared = [key for key in models if (name == "base" or key[1] in PATTERNS[:2]) and (key[0], name) in others]
+        pairs = {key: (models[key], others[key[0], name]) for key in compared}
+        tests[name] = compare(pairs, paired=["scratch" not in (key[1], name) for key in pairs])
+    return tests
 
-    def compared(name: str) -> dict[tuple[int, str], Difference]:
-        base, grown = name == "base", [key for key in found if name == "base" or key[1] in PATTERNS[:2]]
-        others = {key: study.depths[key[0]] if base else found.get((key[0], name)) for key in grown}
-        pairs = {key: (found[key], other) for key, other in others.items() if other}
-        return compare(pairs, paired=["scratch" not in (key[1], name) for key in pairs])
 
-    base, longer, scratch = map(compared, ("base", *PATTERNS[2:]))
-    return {key: Growth(base[key], longer.get(key), scratch.get(key)) for key in found}
+def gaining(study: Study) -> list[tuple[int, str]]:
+    """Depths and patterns of which growing is shown to gain more than training longer does."""
+    tests = growth(study)
+    return [key for key, test in tests["longer"].items() if test.below and tests["base"][key].below]
 
 
 def learning_curves(groups: Iterable[Group]) -> pd.DataFrame:
@@ -260,13 +246,6 @@ def perplexity_by_depth(groups: Iterable[Group]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def plateau_epochs(group: Group) -> list[int]:
-    """Of every seed, the epochs before validation perplexity first falls below 60; all its epochs if it never does."""
-    if "plateau_epochs" in group.seeds:
-        return [int(epochs) for epochs in group.seeds["plateau_epochs"]]
-    return [[*(rows["val_ppl"] < PLATEAU_PPL), True].index(True) for rows in group.curves()]
-
-
 def results_table(study: Study) -> pd.DataFrame:
     """One row a recipe, depth, seed and split, and one for each trial of a search; docs/results.md has the columns."""
     searches: list[tuple[str, int, Search]] = [("trial", *item) for item in study.tuning.items()]
@@ -286,11 +265,9 @@ def _rows(group: Group) -> Iterator[dict[str, Any]]:
     sizes = {name: group.parameters.get(f"model.{name}") for name in ("hidden_size", "context_dim")}
     model = {"kind": group.kind, "recipe": group.name, "settings": _listed(group.changes), **sizes, **group.about}
     model |= {"num_layers": group.num_layers, "num_params": group.num_params}
-    curves = group.curves() if len(group.curve) else [pd.DataFrame({"joules": [None]})] * len(group.seeds)
-    seeds: list[Any] = group.seeds.to_dict("records")
-    for seed, plateau, curve in zip(seeds, plateau_epochs(group), curves, strict=True):
-        run = {**model, **seed, "plateau_epochs": plateau, "seconds": seed.get("train_seconds")}
-        run["joules"] = curve["joules"].astype(float).sum(skipna=False)
+    rows: list[Any] = group.seeds.to_dict("records")
+    for seed in rows:
+        run = {**model, **seed, "seconds": seed.get("train_seconds")}
         losses = {"loss": seed.get("train_loss_without_dropout"), "loss_with_dropout": seed.get("train_loss")}
         yield {**run, "split": "train", **losses}
         for split, name in (("validation", "val"), ("test", "test")):

@@ -28,7 +28,7 @@ def summary(study: Study) -> dict[str, Any]:
     )
     differences = dict.fromkeys(PERPLEXITIES, Estimate(0.0, None))
     if studied is not baseline:
-        differences = {name: compare({0: (studied, baseline)}, name)[0].difference for name in PERPLEXITIES}
+        differences = {name: compare({0: (studied, baseline)}, name)[0] for name in PERPLEXITIES}
     details: dict[str, Any] = {
         "num_layers": studied.num_layers,
         "num_seeds": study.num_seeds,
@@ -61,7 +61,7 @@ def _depth(study: Study, group: Group) -> dict[str, Any]:
     for name, tests in (("baseline", against(study.depths, study.baseline)), ("best", study.against_best)):
         test = tests.get(group.num_layers)
         if test is not None and test.adjusted_p is not None:
-            row[f"against_{name}"] = _known({"val_ppl": test.difference, "adjusted_p": test.adjusted_p})
+            row[f"against_{name}"] = _known({"val_ppl": test, "adjusted_p": test.adjusted_p})
     name = "val_ppl_without_unk"
     return row | (_known({name: group.estimate(name)}) if group.has(name) else {})
 

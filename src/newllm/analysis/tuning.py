@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from newllm.analysis.cost import best_within, petaflop_per_epoch
+from newllm.analysis.cost import petaflop_per_epoch
 from newllm.analysis.formats import KNOBS
 from newllm.analysis.inference import Difference
 from newllm.analysis.records import Group
@@ -57,8 +57,8 @@ class Answer(Comparison):
     @property
     def turned_on_test(self) -> list[int]:
         """The depths that are worse than the best on one split and better on the other."""
-        means = {depth: test.difference.mean for depth, test in self.on_test.items()}
-        return [depth for depth, mean in means.items() if mean * self.zero[depth].difference.mean < 0]
+        means = {depth: test.mean for depth, test in self.on_test.items()}
+        return [depth for depth, mean in means.items() if mean * self.zero[depth].mean < 0]
 
 
 def answer(groups: Mapping[int, Group], exact: bool = True) -> Answer:
@@ -88,11 +88,11 @@ def within_operations(groups: Mapping[int, Group], study: Study) -> tuple[float,
     """
     per_epoch = {key: petaflop_per_epoch(group, study) or 0.0 for key, group in groups.items()}
     budget = min((per_epoch[key] * int(group.seeds["epochs_run"].min()) for key, group in groups.items()), default=0.0)
-    lowest = {key: best_within(group, study, budget) for key, group in groups.items()}
-    if not all(lowest.values()):
+    last = {key: int(budget / one + 1e-9) if one else 0 for key, one in per_epoch.items()}
+    if not all(last.values()):
         return budget, {}
-    tables = {key: pd.DataFrame({"seed": group.seeds["seed"], "val_ppl": lowest[key]}) for key, group in groups.items()}
-    return budget, {key: replace(group, seeds=tables[key]) for key, group in groups.items()}
+    lowest = {key: {"seed": group.seeds["seed"], "val_ppl": group.lowest(last[key])} for key, group in groups.items()}
+    return budget, {key: replace(group, seeds=pd.DataFrame(lowest[key])) for key, group in groups.items()}
 
 
 def importances(searches: Mapping[int, Search]) -> dict[str, float]:
