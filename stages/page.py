@@ -8,9 +8,8 @@ import webbrowser
 from pathlib import Path
 
 from newllm.analysis.figures import draw_all
-from newllm.analysis.page import write_page
 from newllm.analysis.published import STUDY_DEPTHS
-from newllm.analysis.report import render
+from newllm.analysis.report import render, write_page
 from newllm.config import load_config
 from newllm.files import atomic_path
 from stages import run

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from newllm.analysis.figures import draw_all
-from newllm.analysis.page import write_page
-from newllm.analysis.report import render
+from newllm.analysis.report import render, write_page
 from stages.report import load
 
 ROOT = Path(__file__).parents[2]

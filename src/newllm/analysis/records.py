@@ -170,12 +170,7 @@ def mean_norms(norms: Sequence[Sequence[float]]) -> list[float]:
 
 
 def trained(
-    kind: str,
-    name: str,
-    metrics: schemas.LayerMetrics,
-    seeds: Sequence[schemas.SeedRun],
-    sources: Sequence[Source],
-    **more: Any,
+    metrics: schemas.LayerMetrics, seeds: Sequence[schemas.SeedRun], sources: Sequence[Source], **about: Any
 ) -> Group:
     """A group of models; UserError if the means and the curve, from these two sources, are of other seeds."""
     table, (source, curves) = table_of(seeds), sources
@@ -188,7 +183,7 @@ def trained(
     runs = [curve[curve["seed"] == seed] for seed in table["seed"]]
     table["plateau_epochs"] = [[*(rows["val_ppl"] < PLATEAU_PPL), True].index(True) for rows in runs]
     table["joules"] = [rows["joules"].astype(float).sum(skipna=False) for rows in runs]
-    return Group(kind, name, metrics.num_layers, metrics.num_params, table, curve, **more)
+    return Group(num_layers=metrics.num_layers, num_params=metrics.num_params, seeds=table, curve=curve, **about)
 
 
 def load_results(depths: Iterable[int], root: Path) -> list[Group]:
@@ -251,13 +246,14 @@ def load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str, **ex
         initial_norms=([len(one) for one in norms], [metrics.num_layers] * len(norms)),
     )
     more = {
+        "kind": KINDS[kind][0],
+        "name": KINDS[kind][1].format(key),
         "about": run.model_dump(exclude={"seeds", "parameters"}),
         "parameters": run.parameters | ({"model.hidden_size": size} if size else {}),
         "changes": changes,
         "norms": {"initial": mean_norms(norms)} if len(norms) == len(run.seeds) else {},
     }
-    group, name = KINDS[kind]
-    return trained(group, name.format(key), metrics, run.seeds, (source, curves), **more)
+    return trained(metrics, run.seeds, (source, curves), **more)
 
 
 def _load_depth(depth: int, root: Path) -> Group:
@@ -266,8 +262,9 @@ def _load_depth(depth: int, root: Path) -> Group:
     metrics, run = layers.record("details", schemas.LayerMetrics), runs.record("runs", schemas.RunRecord)
     layers.check(num_layers=(metrics.num_layers, depth))
     runs.check(num_layers=(run.num_layers, depth))
-    more = {"about": run.model_dump(exclude={"seeds", "parameters", "num_layers"}), "parameters": run.parameters}
-    return trained("notebook", "notebook", metrics, run.seeds, (layers, curves), **more)
+    about = run.model_dump(exclude={"seeds", "parameters", "num_layers"})
+    model = {"kind": "notebook", "name": "notebook", "about": about, "parameters": run.parameters}
+    return trained(metrics, run.seeds, (layers, curves), **model)
 
 
 def _check_comparable(first: Group, second: Group, root: Path) -> None:
@@ -331,4 +328,4 @@ def _load_grown(base: Group, pattern: str, sources: Sequence[Source]) -> Group:
     seeds = _in_order(run.seeds, base, "base_val_loss", sources[0])
     about = {**base.about, **run.model_dump(include={*schemas.Provenance.model_fields})}
     parameters = {**base.parameters, "model.context_dim": run.context_dim}
-    return trained("grown", pattern, metrics, seeds, sources, about=about, parameters=parameters)
+    return trained(metrics, seeds, sources, kind="grown", name=pattern, about=about, parameters=parameters)

@@ -1,15 +1,18 @@
-"""The report, its appendix and README's section: templates that a person wrote, filled with what was found.
+"""The report, its appendix, README's section and the page: templates that a person wrote, filled with what was found.
 
 What a written conclusion rests on is checked before it is rendered. Where these results do not show it, in a changed
 experiment for example, tables and pictures stand without those words, and the text says why.
 """
 
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
+import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markdown_it import MarkdownIt
 
 from newllm.analysis import claims, cost, fit, inference, published, tuning
 from newllm.analysis.figures import Figure
@@ -19,6 +22,12 @@ from newllm.analysis.records import PATTERNS, Group
 from newllm.analysis.study import Study, against, by_change, compare, gaining, growth, spread
 from newllm.measurement.intervals import Estimate, mean_interval
 
+EMBED = """
+for (const place of document.querySelectorAll("[data-chart]")) {
+  const specification = JSON.parse(document.getElementById(place.dataset.chart).textContent);
+  vegaEmbed(place, specification, {actions: false, renderer: "svg"});
+}
+"""
 LATE = 30
 """So many epochs before the end tell whether a training was still gaining."""
 
@@ -178,7 +187,7 @@ def at_epoch(group: Group, epoch: int, name: str) -> list[float]:
 
 
 @cache
-def environment() -> Environment:
+def _environment() -> Environment:
     """That of all templates, with what they may call."""
     found = Environment(
         loader=PackageLoader("newllm.analysis"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
@@ -219,5 +228,49 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
         "figures": {figure.name: figure for figure in figures},
         "pictures": pictures,
     }
-    texts = [environment().get_template(f"{name}.md.j2").render(context) for name in templates]
+    texts = [_environment().get_template(f"{name}.md.j2").render(context) for name in templates]
     return [re.sub(r"\n{3,}", "\n\n", text) for text in texts]
+
+
+def write_page(report: str, appendix: str, figures: Sequence[Figure], home: str = "../../metrics/") -> str:
+    """The report as one self-contained page: pictures that answer the pointer, tables that sort; it asks for nothing.
+
+    `home` is the way from the page's folder to that of the report, for its links to other files.
+    """
+    by_name = {figure.name: figure for figure in figures}
+    charts = {
+        f"{figure.name}-{number}": json.dumps(specification).replace("<", "\\u003c")
+        for figure in figures
+        for number, specification in enumerate(figure.specifications())
+    }
+    scripts = vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
+    texts = [_html(text, by_name, home) for text in (report, appendix)]
+    page = _environment().get_template("page.html.j2").render(texts=texts, charts=charts, scripts=scripts)
+    return page.rstrip("\n")
+
+
+def _html(text: str, figures: Mapping[str, Figure], home: str) -> str:
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+
+    def heading(match: re.Match[str]) -> str:
+        slug = re.sub(r"[^\w -]", "", re.sub(r"<[^>]+>|&\w+;", "", match[2]).lower()).strip().replace(" ", "-")
+        return f'<h{match[1]} id="{slug}">{match[2]}</h{match[1]}>'
+
+    def picture(match: re.Match[str]) -> str:
+        figure = figures[match[1]]
+        places = "".join(
+            f'<div class="chart" data-chart="{figure.name}-{number}"></div>' for number in range(len(figure.panels))
+        )
+        many = ' class="many"' if len(figure.panels) > 2 else ""
+        return f"<figure{many}>{places}<figcaption><b>{match[2]}</b> {figure.subtitle}</figcaption></figure>"
+
+    def link(match: re.Match[str]) -> str:
+        inside = re.fullmatch(r"(?:appendix|report)\.md(#.*)?", match[1])
+        if inside:
+            return f'href="{inside[1] or "#"}"'
+        return match[0] if ":" in match[1] else f'href="{home}{match[1]}"'
+
+    html = re.sub(r"<h([1-6])>(.*?)</h\1>", heading, html)
+    html = re.sub(r'<p><img src="[^"]*?([\w-]+)\.png" alt="([^"]*)" ?/?></p>', picture, html)
+    html = re.sub(r'href="([^"]*)"', link, html)
+    return re.sub(r"<table>.*?</table>", lambda match: f'<div class="table">{match[0]}</div>', html, flags=re.DOTALL)

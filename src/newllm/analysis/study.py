@@ -160,16 +160,9 @@ def _coverage(results: Sequence[Group], parameters: Mapping[str, Any]) -> list[s
     return found + ([f"depths not trained: {', '.join(map(str, missing))}"] if missing else [])
 
 
-def compare(
-    pairs: Mapping[_Key, tuple[Group, Group]],
-    figure: str = "val_ppl",
-    expected: float | Sequence[float] = 0.0,
-    paired: Sequence[bool] = (),
-    exact: bool = False,
-) -> dict[_Key, Difference]:
-    """A figure of the first of each pair minus that of the second: one family, see `inference.family`."""
-    samples = {key: (one.values(figure), other.values(figure)) for key, (one, other) in pairs.items()}
-    return family(samples, expected, paired, exact)
+def compare(pairs: Mapping[_Key, tuple[Group, Group]], figure: str = "val_ppl", **how: Any) -> dict[_Key, Difference]:
+    """A figure of the first of each pair minus that of the second: one family; `how` as for `inference.family`."""
+    return family({key: (one.values(figure), other.values(figure)) for key, (one, other) in pairs.items()}, **how)
 
 
 def best_of(groups: Mapping[int, Group], name: str = "val_ppl") -> Group:
@@ -226,13 +219,10 @@ def learning_curves(groups: Iterable[Group]) -> pd.DataFrame:
     the seeds' perplexities. Losses in nats.
     """
     rows = pd.concat([group.curve for group in groups])
-    return rows.groupby(["num_layers", "epoch"], as_index=False).agg(
-        num_seeds=("seed", "size"),
-        val_ppl=("val_ppl", "mean"),
-        val_ppl_min=("val_ppl", "min"),
-        val_ppl_max=("val_ppl", "max"),
-        **{name: (name, "mean") for name in ("train_loss", "val_loss", "val_accuracy")},
-    )
+    extremes = {f"val_ppl_{which}": ("val_ppl", which) for which in ("min", "max")}
+    means = {name: (name, "mean") for name in ("train_loss", "val_loss", "val_accuracy")}
+    by_epoch = rows.groupby(["num_layers", "epoch"], as_index=False)
+    return by_epoch.agg(num_seeds=("seed", "size"), val_ppl=("val_ppl", "mean"), **extremes, **means)
 
 
 def perplexity_by_depth(groups: Iterable[Group]) -> pd.DataFrame:

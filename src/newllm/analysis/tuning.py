@@ -77,7 +77,7 @@ def compared(pairs: Mapping[int, tuple[Group, Group]], exact: bool = True) -> Co
     That it matters is tested against MATTERS in the direction of the difference that was found.
     """
     margins = [math.copysign(MATTERS, one.mean("val_ppl") - other.mean("val_ppl")) for one, other in pairs.values()]
-    return Comparison(compare(pairs, exact=exact), compare(pairs, "val_ppl", margins, exact=exact))
+    return Comparison(compare(pairs, exact=exact), compare(pairs, expected=margins, exact=exact))
 
 
 def within_operations(groups: Mapping[int, Group], study: Study) -> tuple[float, dict[int, Group]]:
@@ -120,4 +120,5 @@ def importances(searches: Mapping[int, Search]) -> dict[str, float]:
         study.add_trial(optuna.trial.create_trial(params=params, distributions=kinds, value=value))
     found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
     total = sum(found.values())
-    return {KNOBS.get(name, name).rstrip(" ×"): value / total for name, value in found.items()} if total else {}
+    ranked = sorted(found, key=lambda name: (-found[name], name))  # equals by name: the library's order is chance
+    return {KNOBS.get(name, name).rstrip(" ×"): found[name] / total for name in ranked} if total else {}
