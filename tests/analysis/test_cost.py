@@ -15,10 +15,10 @@ from newllm.analysis.cost import (
     seeds_side_by_side,
     startup_seconds,
     total_seconds,
+    within_operations,
 )
 from newllm.analysis.records import load_training_data
 from newllm.analysis.study import Study
-from newllm.analysis.tuning import within_operations
 from newllm.errors import UserError
 from newllm.model.definition import ModelShape
 from tests.analysis.metrics_files import PARAMETERS, final_perplexity, write_all

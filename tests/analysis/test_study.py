@@ -10,15 +10,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from newllm.analysis.inference import against, answer
 from newllm.analysis.published import POINTS, STUDY_DATA, STUDY_TRAINING
 from newllm.analysis.study import (
     Study,
-    against,
     learning_curves,
     perplexity_by_depth,
     results_table,
 )
-from newllm.analysis.tuning import answer
 from newllm.config import load_config
 from newllm.errors import UserError
 from tests.analysis.ablation_files import experiment, write

@@ -5,9 +5,9 @@ import itertools
 import pytest
 from scipy import stats
 
-from newllm.analysis.inference import Difference
+from newllm.analysis.inference import Difference, answer, compared
 from newllm.analysis.schemas import Search
-from newllm.analysis.tuning import answer, compared, importances
+from newllm.analysis.tuning import importances
 from tests.analysis.part2_files import RECIPE, search
 from tests.analysis.studies import models
 

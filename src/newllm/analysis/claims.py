@@ -11,10 +11,9 @@ from itertools import combinations, pairwise
 
 from newllm.analysis.fit import TRAIN_LOSS, Split, splits
 from newllm.analysis.formats import equation, number, signed
-from newllm.analysis.inference import Difference, mean_tests
+from newllm.analysis.inference import Difference, against, best_of, compare, mean_tests
 from newllm.analysis.published import EXPECTED, SMALLEST_DIFFERENCE, STUDY_DEPTHS, STUDY_EPOCHS
 from newllm.analysis.records import Group
-from newllm.analysis.study import against, best_of, compare
 
 MARGIN = SMALLEST_DIFFERENCE / 2
 """An advantage that is shown to be smaller is none, in perplexity."""

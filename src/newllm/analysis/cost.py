@@ -6,9 +6,12 @@ moves in steps that can be a third of what an epoch takes, so that the median wo
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from statistics import fmean
 from typing import NamedTuple
+
+import pandas as pd
 
 from newllm.analysis.published import TARGETS
 from newllm.analysis.records import Group
@@ -108,3 +111,18 @@ def _weights(group: Group, study: Study) -> tuple[int, int] | None:
         return 0, 4 * hidden * (embedding + hidden) + words * hidden
     outputs = words + 3 * context  # logits, update and the two gates
     return embedding * hidden, context * hidden + (group.num_layers - 1) * hidden**2 + outputs * hidden
+
+
+def within_operations(groups: Mapping[int, Group], study: Study) -> tuple[float, dict[int, Group]]:
+    """The most operations that every seed of every group was trained, in PFLOP, and what each group was by then.
+
+    Of a seed's figures only the lowest validation perplexity by then stays. No groups where sizes are unknown, or where
+    the first epoch of one takes more.
+    """
+    per_epoch = {key: petaflop_per_epoch(group, study) or 0.0 for key, group in groups.items()}
+    budget = min((per_epoch[key] * int(group.seeds["epochs_run"].min()) for key, group in groups.items()), default=0.0)
+    last = {key: int(budget / one + 1e-9) if one else 0 for key, one in per_epoch.items()}
+    if not all(last.values()):
+        return budget, {}
+    lowest = {key: {"seed": group.seeds["seed"], "val_ppl": group.lowest(last[key])} for key, group in groups.items()}
+    return budget, {key: replace(group, seeds=pd.DataFrame(lowest[key])) for key, group in groups.items()}

@@ -16,11 +16,12 @@ import vl_convert
 
 from newllm.analysis.fit import GAP, TRAIN_LOSS
 from newllm.analysis.formats import signed
+from newllm.analysis.inference import answer, best_of
 from newllm.analysis.published import POINTS, TRAJECTORY
 from newllm.analysis.records import PATTERNS, Group
 from newllm.analysis.schemas import Search
-from newllm.analysis.study import Study, best_of, by_change, gaining, learning_curves, spread
-from newllm.analysis.tuning import answer, importances
+from newllm.analysis.study import Study, by_change, gaining, learning_curves, spread
+from newllm.analysis.tuning import importances
 
 WIDTH, HEIGHT, PANELS_APART = 760, 380, 60
 SHADES = 2.0  # perplexity from the lowest that colours tell apart

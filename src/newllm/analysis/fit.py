@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from newllm.analysis.inference import Difference, mean_tests
+from newllm.analysis.inference import Difference, compare, mean_tests
 from newllm.analysis.records import Group
-from newllm.analysis.study import compare
 from newllm.measurement.intervals import Estimate
 
 TRAIN_LOSS = "train_loss_without_dropout"

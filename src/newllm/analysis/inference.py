@@ -1,4 +1,7 @@
-"""Differences between groups of seeds with 95 % intervals, and tests of them."""
+"""Differences between groups of seeds with 95 % intervals, tests of them, and what they say of which depth is best.
+
+The rule is in docs/rules.md, which was written before part 2 was run.
+"""
 
 import math
 import warnings
@@ -11,10 +14,13 @@ from typing import Any, TypeVar
 import numpy as np
 from scipy import stats
 
+from newllm.analysis.records import Group
 from newllm.measurement.intervals import Estimate, mean_interval, quantile, squared_error
 
 SIGNIFICANCE = 0.05
 """A p-value below it, after correction for the number of tests, counts as shown."""
+MATTERS = 0.05
+"""Perplexity: a difference that is not shown to be larger does not matter to a user."""
 ROUNDED_AWAY = 1e-9
 """What subtraction leaves of equal means."""
 
@@ -146,3 +152,77 @@ def _compared(
         warnings.simplefilter("ignore")  # of precision, where a sample has next to no spread
         test: Any = stats.ttest_ind(values, np.array(others) + expected, equal_var=False)
     return mean, quantile(float(test.df)) * math.sqrt(error), float(test.pvalue)
+
+
+def compare(pairs: Mapping[_Key, tuple[Group, Group]], figure: str = "val_ppl", **how: Any) -> dict[_Key, Difference]:
+    """A figure of the first of each pair minus that of the second: one family; `how` as for `inference.family`."""
+    return family({key: (one.values(figure), other.values(figure)) for key, (one, other) in pairs.items()}, **how)
+
+
+def best_of(groups: Mapping[int, Group], name: str = "val_ppl") -> Group:
+    """The lowest mean of a figure; the first of equals."""
+    return min(groups.values(), key=lambda group: group.mean(name))
+
+
+def against(groups: Mapping[int, Group], reference: Group, name: str = "val_ppl") -> dict[int, Difference]:
+    """A figure of every other group minus that of one: one family, by the groups' keys."""
+    return compare({key: (group, reference) for key, group in groups.items() if group is not reference}, name)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Differences of validation perplexity, by key: whether there are any, and whether they matter."""
+
+    zero: Mapping[int, Difference]  # against no difference
+    matters: Mapping[int, Difference]  # against MATTERS
+
+    def shown(self, key: int) -> str:
+        """What is shown of one difference, in words."""
+        test, more = self.zero[key], self.matters[key]
+        if not (test.above or test.below):
+            return "nothing"
+        larger = f" by more than {MATTERS}" if (more.above, more.below) == (test.above, test.below) else ""
+        return ("worse" if test.above else "better") + larger
+
+
+@dataclass(frozen=True)
+class Answer(Comparison):
+    """What the rule says of some depths, each compared with the best."""
+
+    best: Group  # the depth of the lowest mean
+    set: list[int]  # it and those that are not shown to be worse, shallowest first; alone, it is the best
+    on_test: Mapping[int, Difference]  # as zero on the test split, which chooses nothing; empty if not measured
+
+    def shown(self, key: int) -> str:
+        """What is shown of a depth, in words."""
+        return "best" if key == self.best.num_layers else super().shown(key)
+
+    @property
+    def matter(self) -> list[int]:
+        """The depths that are worse by more than MATTERS."""
+        return [depth for depth, test in self.matters.items() if test.above]
+
+    @property
+    def turned_on_test(self) -> list[int]:
+        """The depths that are worse than the best on one split and better on the other."""
+        means = {depth: test.mean for depth, test in self.on_test.items()}
+        return [depth for depth, mean in means.items() if mean * self.zero[depth].mean < 0]
+
+
+def answer(groups: Mapping[int, Group], exact: bool = True) -> Answer:
+    """By the rule, of models by depth; `exact`: by permutation tests too."""
+    best = best_of(groups)
+    pairs = {depth: (group, best) for depth, group in groups.items() if group is not best}
+    found = compared(pairs, exact)
+    close = [depth for depth in groups if depth not in pairs or not found.zero[depth].above]
+    measured = pairs if all(group.has("test_ppl") for group in groups.values()) else {}
+    return Answer(found.zero, found.matters, best, close, compare(measured, "test_ppl", exact=exact))
+
+
+def compared(pairs: Mapping[int, tuple[Group, Group]], exact: bool = True) -> Comparison:
+    """Validation perplexity of the first of each pair minus that of the second.
+
+    That it matters is tested against MATTERS in the direction of the difference that was found.
+    """
+    margins = [math.copysign(MATTERS, one.mean("val_ppl") - other.mean("val_ppl")) for one, other in pairs.values()]
+    return Comparison(compare(pairs, exact=exact), compare(pairs, expected=margins, exact=exact))

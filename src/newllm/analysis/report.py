@@ -17,9 +17,9 @@ from markdown_it import MarkdownIt
 from newllm.analysis import claims, cost, fit, inference, published, tuning
 from newllm.analysis.figures import Figure
 from newllm.analysis.formats import FILTERS, settings
-from newllm.analysis.inference import Difference
+from newllm.analysis.inference import Answer, Difference, against, compare
 from newllm.analysis.records import PATTERNS, Group
-from newllm.analysis.study import Study, against, by_change, compare, gaining, growth, spread
+from newllm.analysis.study import Study, by_change, gaining, growth, spread
 from newllm.measurement.intervals import Estimate, mean_interval
 
 EMBED = """
@@ -53,7 +53,7 @@ class Effect(NamedTuple):
     excess: fit.Split | None  # what it has in excess of the study's best depth, where measured
     val_ppl: Difference  # minus that of the study's same depth
     test_ppl: Difference  # minus that of the study's same depth
-    matters: Difference  # as val_ppl, against tuning.MATTERS
+    matters: Difference  # as val_ppl, against inference.MATTERS
     against_best: Difference  # validation perplexity minus that of the study's best depth
 
 
@@ -62,7 +62,7 @@ def effects_of(study: Study) -> list[Effect]:
     groups = [group for group in study.changed if group.num_layers in study.depths]
     own = {i: (group, study.depths[group.num_layers]) for i, group in enumerate(groups)}
     best = {i: (group, study.best) for i, group in enumerate(groups)}
-    beside, parts, excesses = tuning.compared(own, exact=False), fit.splits(own), fit.splits(best)
+    beside, parts, excesses = inference.compared(own, exact=False), fit.splits(own), fit.splits(best)
     families = (beside.zero, compare(own, "test_ppl"), beside.matters, compare(best))
     return [
         Effect(group, beside.shown(i), parts.get(i), excesses.get(i), *(tests[i] for tests in families))
@@ -78,7 +78,6 @@ def facts(study: Study, effects: Sequence[Effect]) -> Facts:
     won = [one.split and one.split.saving for depth, one in residual.items() if depth >= 5]
     excesses = [one and one.excess for one in claims.excesses(depths).values()]
     warm = [one.val_ppl for one in effects if any(name.endswith("warmup_epochs") for name in one.group.changes)]
-    on_test = against(depths, study.best, "test_ppl").values()
     outcomes = [verdict.outcome.value for verdict in claims.judge(depths)]
     gains = fit.context_gains(depths.values())
     measured = [depth in depths and depths[depth].norms for depth in (1, 8)]
@@ -93,8 +92,8 @@ def facts(study: Study, effects: Sequence[Effect]) -> Facts:
         "text and training are those of the study": not (study.data_deviations or study.training_deviations),
         "depths 1 to 8 were trained": set(published.STUDY_DEPTHS) <= depths.keys(),
         "depth 3 is best": study.best.num_layers == 3,
-        "every other depth is worse than the best": study.num_seeds > 1 and study.close == [study.best.num_layers],
-        "so it is on the test split": _all(one.above for one in on_test),
+        "every other depth is worse than the best": study.num_seeds > 1 and study.answer.set == [study.best.num_layers],
+        "so it is on the test split": _all(one.above for one in study.answer.on_test.values()),
         "the vocabulary has 1,000 words": study.data.vocabulary_size == 1000,
         "the share of `<unk>` is known": bool(study.data.validation and study.data.validation.unk_share_pct),
         "claims 2, 3 and 5 hold": [outcomes[i] for i in (1, 2, 4)] == ["supported"] * 3,
@@ -142,7 +141,7 @@ def given(study: Study, depth: int) -> int | None:
     return _place(depth, best_by(study.depths[depth], published.POINTS[depth]["epochs"]))
 
 
-def ways(study: Study, tuned: tuning.Answer | None) -> list[tuple[float, str, Group, cost.Effort]]:
+def ways(study: Study, tuned: Answer | None) -> list[tuple[float, str, Group, cost.Effort]]:
     """Target, name, model and its effort: the soonest of each kind, and the best tuned depth."""
     kinds = {"notebook’s recipe, soonest": study.depths, "tuned, soonest": study.tuned}
     kinds |= {"tuned, best": {0: tuned.best} if tuned else {}, "LSTM, soonest": study.lstm}
@@ -203,10 +202,10 @@ def _environment() -> Environment:
 def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pictures: str) -> list[str]:
     """The texts of some templates, by names without `.md.j2`; `pictures` is the way from a text to their folder."""
     effects = effects_of(study)
-    tuned = tuning.answer(study.tuned) if study.tuned else None
-    beside_lstm = tuned and tuning.compared({size: (one, tuned.best) for size, one in study.lstm.items()})
+    tuned = inference.answer(study.tuned) if study.tuned else None
+    beside_lstm = tuned and inference.compared({size: (one, tuned.best) for size, one in study.lstm.items()})
     both = study.depths.keys() & study.tuned
-    budget, within = tuning.within_operations(study.tuned, study)
+    budget, within = cost.within_operations(study.tuned, study)
     context = {
         "study": study,
         "continued": continued(study),
@@ -216,15 +215,15 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
         "tuned_verdicts": claims.judge(study.tuned) if study.comparable and tuned else [],
         "tuned": tuned,
         "beside_lstm": beside_lstm,
-        "equal": tuning.answer(study.equal, exact=False) if len(study.equal) > 1 else None,
-        "operations": tuning.answer(within) if len(within) > 1 else None,
+        "equal": inference.answer(study.equal, exact=False) if len(study.equal) > 1 else None,
+        "operations": inference.answer(within) if len(within) > 1 else None,
         "budget": budget,
         "within": within,
         "importances": tuning.importances(study.tuning),
         "trials": [trial for search in study.tuning.values() for trial in search.trials],
         "gains": compare({depth: (study.depths[depth], study.tuned[depth]) for depth in both}),
         "ways": ways(study, tuned),
-        "matters": tuning.MATTERS,
+        "matters": inference.MATTERS,
         "figures": {figure.name: figure for figure in figures},
         "pictures": pictures,
     }

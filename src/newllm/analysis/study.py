@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 
 from newllm.analysis import records
 from newllm.analysis.ablations import compared, load_ablations
 from newllm.analysis.formats import settings
-from newllm.analysis.inference import Difference, family
+from newllm.analysis.inference import Answer, Difference, answer, compare
 from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_SWITCHES, STUDY_TRAINING
 from newllm.analysis.records import PATTERNS, Group
 from newllm.analysis.schemas import Search, TrainingData
@@ -22,8 +22,6 @@ MODEL = ["kind", "recipe", "settings", "num_layers", "num_params", "hidden_size"
 FIGURES = ["split", "loss", "ppl", "accuracy", "loss_with_dropout", "ppl_without_unk"]
 RUN = ["best_epoch", "epochs_run", "stopped_early", "ended", "plateau_epochs", "seconds", "joules", "tokens_per_second"]
 ABOUT = ["device", "precision", "torch_version", "git_commit", "git_dirty", "data_sha256"]
-
-_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
@@ -49,20 +47,14 @@ class Study:
     left_out: Sequence[str]  # which changed runs cannot be compared with these results, and why
 
     @cached_property
-    def best(self) -> Group:
-        """The depth of the lowest mean validation perplexity; the shallowest of equals."""
-        return best_of(self.depths)
-
-    @cached_property
-    def against_best(self) -> dict[int, Difference]:
-        """Every other depth's validation perplexity against that of the best: one family."""
-        return against(self.depths, self.best)
+    def answer(self) -> Answer:
+        """Which depth is best, by Welch's tests alone."""
+        return answer(self.depths, exact=False)
 
     @property
-    def close(self) -> list[int]:
-        """The best depth, and all that are not shown to be worse; shallowest first."""
-        worse = [depth for depth, test in self.against_best.items() if test.above]
-        return [depth for depth in self.depths if depth not in worse]
+    def best(self) -> Group:
+        """The depth of the lowest mean validation perplexity; the shallowest of equals."""
+        return self.answer.best
 
     @property
     def num_seeds(self) -> int:
@@ -158,21 +150,6 @@ def _coverage(results: Sequence[Group], parameters: Mapping[str, Any]) -> list[s
         found.append(f"seeds a depth {num_seeds} instead of {STUDY_NUM_SEEDS}")
     missing = sorted(set(STUDY_DEPTHS) - {group.num_layers for group in results})
     return found + ([f"depths not trained: {', '.join(map(str, missing))}"] if missing else [])
-
-
-def compare(pairs: Mapping[_Key, tuple[Group, Group]], figure: str = "val_ppl", **how: Any) -> dict[_Key, Difference]:
-    """A figure of the first of each pair minus that of the second: one family; `how` as for `inference.family`."""
-    return family({key: (one.values(figure), other.values(figure)) for key, (one, other) in pairs.items()}, **how)
-
-
-def best_of(groups: Mapping[int, Group], name: str = "val_ppl") -> Group:
-    """The lowest mean of a figure; the first of equals."""
-    return min(groups.values(), key=lambda group: group.mean(name))
-
-
-def against(groups: Mapping[int, Group], reference: Group, name: str = "val_ppl") -> dict[int, Difference]:
-    """A figure of every other group minus that of one: one family, by the groups' keys."""
-    return compare({key: (group, reference) for key, group in groups.items() if group is not reference}, name)
 
 
 def by_change(groups: Iterable[Group]) -> dict[str, dict[int, Group]]:

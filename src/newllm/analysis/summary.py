@@ -8,9 +8,9 @@ from typing import Any
 
 from newllm.analysis.claims import Outcome, judge
 from newllm.analysis.cost import effort, main_target, startup_seconds
-from newllm.analysis.inference import deviation
+from newllm.analysis.inference import against, compare, deviation
 from newllm.analysis.records import Group
-from newllm.analysis.study import Study, against, compare
+from newllm.analysis.study import Study
 from newllm.measurement.intervals import Estimate
 
 PERPLEXITIES = ("val_ppl", "test_ppl")
@@ -38,8 +38,8 @@ def summary(study: Study) -> dict[str, Any]:
         "baseline": base,
         "difference_from_baseline": _known(differences),
         "best": best,
-        "num_not_distinguishable_from_best": len(study.close),
-        "not_distinguishable_from_best": study.close,
+        "num_not_distinguishable_from_best": len(study.answer.set),
+        "not_distinguishable_from_best": study.answer.set,
         "depths": [_depth(study, group) for group in study.depths.values()],
     }
     if study.comparable:
@@ -58,7 +58,7 @@ def _depth(study: Study, group: Group) -> dict[str, Any]:
     for name in (*PERPLEXITIES, "val_accuracy", "test_accuracy"):
         row |= _known({name: group.estimate(name), f"{name}_std": deviation(group.values(name))})
     row |= _cost(study, group)
-    for name, tests in (("baseline", against(study.depths, study.baseline)), ("best", study.against_best)):
+    for name, tests in (("baseline", against(study.depths, study.baseline)), ("best", study.answer.zero)):
         test = tests.get(group.num_layers)
         if test is not None and test.adjusted_p is not None:
             row[f"against_{name}"] = _known({"val_ppl": test, "adjusted_p": test.adjusted_p})

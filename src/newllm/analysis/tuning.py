@@ -1,98 +1,12 @@
-"""Part 2: which depth is best when each has the best recipe that was found for it, and what matters besides depth.
+"""Part 2: what matters besides depth in the searches for each depth's best recipe."""
 
-The rule is in docs/rules.md, which was written before the search was run.
-"""
-
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
-from newllm.analysis.cost import petaflop_per_epoch
 from newllm.analysis.formats import KNOBS
-from newllm.analysis.inference import Difference
-from newllm.analysis.records import Group
 from newllm.analysis.schemas import Search
-from newllm.analysis.study import Study, best_of, compare
-
-MATTERS = 0.05
-"""Perplexity: a difference that is not shown to be larger does not matter to a user."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Differences of validation perplexity, by key: whether there are any, and whether they matter."""
-
-    zero: Mapping[int, Difference]  # against no difference
-    matters: Mapping[int, Difference]  # against MATTERS
-
-    def shown(self, key: int) -> str:
-        """What is shown of one difference, in words."""
-        test, more = self.zero[key], self.matters[key]
-        if not (test.above or test.below):
-            return "nothing"
-        larger = f" by more than {MATTERS}" if (more.above, more.below) == (test.above, test.below) else ""
-        return ("worse" if test.above else "better") + larger
-
-
-@dataclass(frozen=True)
-class Answer(Comparison):
-    """What the rule says of some depths, each compared with the best."""
-
-    best: Group  # the depth of the lowest mean
-    set: list[int]  # it and those that are not shown to be worse, shallowest first; alone, it is the best
-    on_test: Mapping[int, Difference]  # as zero on the test split, which chooses nothing; empty if not measured
-
-    def shown(self, key: int) -> str:
-        """What is shown of a depth, in words."""
-        return "best" if key == self.best.num_layers else super().shown(key)
-
-    @property
-    def matter(self) -> list[int]:
-        """The depths that are worse by more than MATTERS."""
-        return [depth for depth, test in self.matters.items() if test.above]
-
-    @property
-    def turned_on_test(self) -> list[int]:
-        """The depths that are worse than the best on one split and better on the other."""
-        means = {depth: test.mean for depth, test in self.on_test.items()}
-        return [depth for depth, mean in means.items() if mean * self.zero[depth].mean < 0]
-
-
-def answer(groups: Mapping[int, Group], exact: bool = True) -> Answer:
-    """By the rule, of models by depth; `exact`: by permutation tests too."""
-    best = best_of(groups)
-    pairs = {depth: (group, best) for depth, group in groups.items() if group is not best}
-    found = compared(pairs, exact)
-    close = [depth for depth in groups if depth not in pairs or not found.zero[depth].above]
-    measured = pairs if all(group.has("test_ppl") for group in groups.values()) else {}
-    return Answer(found.zero, found.matters, best, close, compare(measured, "test_ppl", exact=exact))
-
-
-def compared(pairs: Mapping[int, tuple[Group, Group]], exact: bool = True) -> Comparison:
-    """Validation perplexity of the first of each pair minus that of the second.
-
-    That it matters is tested against MATTERS in the direction of the difference that was found.
-    """
-    margins = [math.copysign(MATTERS, one.mean("val_ppl") - other.mean("val_ppl")) for one, other in pairs.values()]
-    return Comparison(compare(pairs, exact=exact), compare(pairs, expected=margins, exact=exact))
-
-
-def within_operations(groups: Mapping[int, Group], study: Study) -> tuple[float, dict[int, Group]]:
-    """The most operations that every seed of every group was trained, in PFLOP, and what each group was by then.
-
-    Of a seed's figures only the lowest validation perplexity by then stays. No groups where sizes are unknown, or where
-    the first epoch of one takes more.
-    """
-    per_epoch = {key: petaflop_per_epoch(group, study) or 0.0 for key, group in groups.items()}
-    budget = min((per_epoch[key] * int(group.seeds["epochs_run"].min()) for key, group in groups.items()), default=0.0)
-    last = {key: int(budget / one + 1e-9) if one else 0 for key, one in per_epoch.items()}
-    if not all(last.values()):
-        return budget, {}
-    lowest = {key: {"seed": group.seeds["seed"], "val_ppl": group.lowest(last[key])} for key, group in groups.items()}
-    return budget, {key: replace(group, seeds=pd.DataFrame(lowest[key])) for key, group in groups.items()}
 
 
 def importances(searches: Mapping[int, Search]) -> dict[str, float]:
