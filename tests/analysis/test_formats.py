@@ -2,7 +2,7 @@
 
 import pytest
 
-from newllm.analysis.formats import bound, cell, equation, number, p_value, percent, settings, signed, significant
+from newllm.analysis.formats import bound, cell, equation, number, p_value, settings, signed, significant
 from newllm.measurement.intervals import Estimate
 
 
@@ -11,8 +11,7 @@ def test_numbers() -> None:
     assert number(Estimate(-0.5, None), 1) == "−0.5"
     assert signed(0.041) == "+0.04"
     assert signed(Estimate(-0.041, 0.012), 3) == "−0.041 ± 0.012"
-    assert number(None) == signed(None) == percent(None) == p_value(None) == significant(None) == "–"
-    assert percent(Estimate(0.38591, 0.00053)) == "38.59 ± 0.05"
+    assert number(None) == signed(None) == p_value(None) == significant(None) == "–"
     assert number(1234.5, 1) == "1,234.5"
     assert number(2.5e99) == "2.5e+99"
 

@@ -36,13 +36,6 @@ def signed(value: Estimate | float | None, decimals: int = 2) -> str:
     return number(value, decimals, sign=True)
 
 
-def percent(value: Estimate | None, decimals: int = 2) -> str:
-    """A fraction with its interval, in percent, without the sign for it."""
-    if value is None:
-        return MISSING
-    return number(Estimate(100 * value.mean, value.half_width and 100 * value.half_width), decimals)
-
-
 def p_value(p: float | None) -> str:
     """Two significant digits: `0.013`, `< 0.0001`; as many as tell it from 0.05; a dash without a test."""
     if p is None:
@@ -94,5 +87,5 @@ def recipe(values: Mapping[str, Any]) -> str:
     return ", ".join([f"× {values['learning_rate_factor']:g}", f"dropout {values['dropout']:g}", *switches])
 
 
-_FORMATS = (number, signed, percent, p_value, equation, bound, significant, cell, one_line, settings, recipe)
+_FORMATS = (number, signed, p_value, equation, bound, significant, cell, one_line, settings, recipe)
 FILTERS = {form.__name__: form for form in _FORMATS}
