@@ -104,8 +104,11 @@ def search(depth: int, mean: float, chosen: dict[str, Any]) -> dict[str, Any]:
                 "problem": "the loss is not finite" if diverged else None, "train_seconds": 9.0,
             }
         )  # fmt: skip
-    seeds = [{"seed": seed, "val_ppl": mean} for seed in (1, 2, 3)]
-    failed = [*seeds[1:], {"seed": 1, "val_ppl": None, "val_loss": None, "train_loss": None, "val_accuracy": None}]
+    seeds = [{"seed": seed, "val_ppl": mean, "train_seconds": 6.0} for seed in (1, 2, 3)]
+    failed = [
+        *seeds[1:],
+        {"seed": 1, "train_seconds": 6.0, "val_ppl": None, "val_loss": None, "train_loss": None, "val_accuracy": None},
+    ]
     finalists = [{"recipe": chosen, "trials": [14], "seeds": seeds, "val_ppl": mean}]
     finalists += [{"recipe": {**chosen, "dropout": 0.0}, "trials": [0], "seeds": failed, "val_ppl": None}]
     best = {"recipe": chosen, "val_ppl": mean, "why": "the lowest mean", "at_end_of_range": ["dropout"]}

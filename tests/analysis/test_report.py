@@ -218,6 +218,7 @@ def test_part_two(tmp_path: Path) -> None:
     assert [number(cell) for cell in depths[3][2:6]] == pytest.approx([19.9, 19.2, 0.7, 18.2])
     assert depths[3][6] == "× 2, dropout 0.3, residual, He, linear"
     assert depths[1][3:] == ["–"] * 4, "depth 2 was not tuned"
+    assert "their finalists 1.8, the confirmed models" in found[0], "three depths, two finalists, three seeds, 6 s"
     tested = next(rows for header, rows in every.items() if header.startswith("| layers | tuned PPL minus"))
     assert [(row[0], number(row[1]), row[4]) for row in tested] == [("1", 0.2, "**worse**"), ("6", 0.01, "nothing")]
     within = next(rows for header, rows in more.items() if header.startswith("| layers | best validation PPL within"))

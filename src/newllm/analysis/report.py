@@ -221,6 +221,7 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
         "within": within,
         "importances": tuning.importances(study.tuning),
         "trials": [trial for search in study.tuning.values() for trial in search.trials],
+        "finalists": [seed for search in study.tuning.values() for one in search.finalists for seed in one.seeds],
         "gains": compare({depth: (study.depths[depth], study.tuned[depth]) for depth in both}),
         "ways": ways(study, tuned),
         "matters": inference.MATTERS,

@@ -251,10 +251,17 @@ class Trial(Record):
     train_seconds: Amount
 
 
+class FinalistSeed(Record):
+    """What a further seed took."""
+
+    train_seconds: Amount
+
+
 class Finalist(Record):
     """A recipe that was trained with further seeds; mean validation perplexity, None if one of them diverged."""
 
     recipe: Recipe
+    seeds: list[FinalistSeed]
     val_ppl: Perplexity | None
 
 
