@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from newllm.analysis import report
-from newllm.analysis.report import Facts, at_epoch, best_by, continued, effects_of, facts, given, late_gain, render
+from newllm.analysis.inference import prediction_interval
+from newllm.analysis.report import Facts, at_epoch, continued, effects_of, facts, given, late_gain, render
 from newllm.analysis.study import Study
 from stages.report import load
 from tests.analysis.ablation_files import experiment, write
@@ -317,11 +318,11 @@ def test_one_more_seed(tmp_path: Path) -> None:
     found = study(tmp_path, {5: 20.5, 6: 20.69, 7: 21.9})
     assert [given(found, depth) for depth in (5, 6, 7)] == [0, 0, -1]
     assert given(study(tmp_path, {6: 20.45}), 6) == 1
-    interval = best_by(study(tmp_path, {5: 20.5}).depths[5], 150)
+    interval = prediction_interval(study(tmp_path, {5: 20.5}).depths[5].lowest(150))
     assert (interval.mean, interval.half_width) == pytest.approx((20.5, 2.776445 * 0.02 * 2.5**0.5 * 1.2**0.5))
     assert given(study(tmp_path, seeds=1), 5) is None
     early = study(tmp_path, {1: 20.0}, epochs=80).depths[1]
-    assert best_by(early, 75).mean > best_by(early, 150).mean, "as far as the published run went"
+    assert min(early.lowest(75)) > max(early.lowest(150)), "as far as the published run went"
 
 
 def test_small_helpers(tmp_path: Path) -> None:

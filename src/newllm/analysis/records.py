@@ -170,7 +170,7 @@ def mean_norms(norms: Sequence[Sequence[float]]) -> list[float]:
 
 
 def trained(
-    metrics: schemas.LayerMetrics, seeds: Sequence[schemas.SeedRun], sources: Sequence[Source], **about: Any
+    metrics: schemas.LayerMetrics, seeds: Sequence[schemas.SeedRun], sources: Sequence[Source], **more: Any
 ) -> Group:
     """A group of models; UserError if the means and the curve, from these two sources, are of other seeds."""
     table, (source, curves) = table_of(seeds), sources
@@ -183,7 +183,7 @@ def trained(
     runs = [curve[curve["seed"] == seed] for seed in table["seed"]]
     table["plateau_epochs"] = [[*(rows["val_ppl"] < PLATEAU_PPL), True].index(True) for rows in runs]
     table["joules"] = [rows["joules"].astype(float).sum(skipna=False) for rows in runs]
-    return Group(num_layers=metrics.num_layers, num_params=metrics.num_params, seeds=table, curve=curve, **about)
+    return Group(num_layers=metrics.num_layers, num_params=metrics.num_params, seeds=table, curve=curve, **more)
 
 
 def load_results(depths: Iterable[int], root: Path) -> list[Group]:

@@ -123,11 +123,6 @@ def _all(tests: Iterable[object]) -> bool:
     return bool(known) and all(known)
 
 
-def best_by(group: Group, last: int) -> Estimate:
-    """Where one more seed's lowest validation perplexity of the epochs up to `last` would be, in 95 % of cases."""
-    return inference.prediction_interval(group.lowest(last))
-
-
 def _place(depth: int, interval: Estimate) -> int:
     """Whether the notebook's value lies in an interval: 0; below it: -1; above: 1."""
     distance = published.POINTS[depth]["val_ppl"] - interval.mean
@@ -138,7 +133,8 @@ def given(study: Study, depth: int) -> int | None:
     """As `_place` in the range of one more seed, trained as far as the notebook's; None if unknown."""
     if depth not in study.depths or study.num_seeds == 1:
         return None
-    return _place(depth, best_by(study.depths[depth], published.POINTS[depth]["epochs"]))
+    lowest = study.depths[depth].lowest(published.POINTS[depth]["epochs"])
+    return _place(depth, inference.prediction_interval(lowest))
 
 
 def ways(study: Study, tuned: Answer | None) -> list[tuple[float, str, Group, cost.Effort]]:
@@ -193,7 +189,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True, autoescape=False,  # noqa: S701 (Markdown, which the page escapes where it becomes HTML)
     )  # fmt: skip
     found.filters.update(FILTERS)
-    tools = (against, at_epoch, best_by, by_change, compare, given, growth, late_gain, mean_interval)
+    tools = (against, at_epoch, by_change, compare, given, growth, late_gain, mean_interval)
     found.globals.update({tool.__name__: tool for tool in (*tools, spread)})
     found.globals.update(claims=claims, cost=cost, fit=fit, inference=inference, published=published)
     return found
