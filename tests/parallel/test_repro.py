@@ -135,6 +135,7 @@ def test_a_failed_stage_lets_the_others_finish_and_nothing_is_left(toy: Toy) -> 
 
 def test_what_is_missing_is_not_computed_again_for_what_does_not_need_it(toy: Toy) -> None:
     """As on a machine that has the results of git and not the weights."""
+    toy.run("dvc", "repro", "--quiet")
     for lost in (toy.folder / "models", toy.folder / ".dvc/cache"):
         shutil.rmtree(lost)
     (toy.folder / "data").unlink()
@@ -145,6 +146,7 @@ def test_what_is_missing_is_not_computed_again_for_what_does_not_need_it(toy: To
     assert "2 groups of stages are out of date, 2 at once: more@2, more@1" in output
     assert not (toy.folder / "models").exists()
     assert {path.name for path in (toy.folder / "metrics").glob("more-*")} == {"more-1.json", "more-2.json"}
+    assert "Running stage" not in toy.parallel("--jobs", "1", "--allow-missing")
     pipeline.write_text(before)
     toy.parallel("--jobs", "2")
 
