@@ -166,7 +166,7 @@ def _put(path: Path, text: str) -> None:
 
 def _depth(result: Group) -> AblationDepth:
     rows: list[Any] = result.seeds.to_dict("records")
-    seeds = [AblationSeed(**{name: row[name] for name in AblationSeed.model_fields}) for row in rows]
+    seeds = [AblationSeed(**{name: row.get(name) for name in AblationSeed.model_fields}) for row in rows]
     norms = list(result.norms["initial"]) if result.norms else None
     return AblationDepth(num_layers=result.num_layers, initial_norms=norms, seeds=seeds)
 

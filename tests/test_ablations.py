@@ -277,7 +277,7 @@ def test_bad_arguments(repository: Repository) -> None:
         ("runs/8.json", "{", "runs/8.json: not valid JSON"),
         ("runs/8.json", "{}", "runs/8.json: found None as runs"),
         ("layers/4.json", "{}", "layers/4.json: found None as details"),
-        ("layers/4.json", '{"details": [{}]}', "layers/4.json: key num_layers is missing"),
+        ("layers/4.json", '{"details": [{}]}', "layers/4.json: key val_loss is missing"),
         ("layers/4.json", None, "layers/4.json: no such file in this commit"),
     ],
 )

@@ -114,6 +114,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda one: one.update(changes={}), "experiments.0.changes"),
     (lambda one: one.update(depths=[]), "experiments.0.depths"),
     (lambda one: one.pop("command"), "experiments.0.command is missing"),
+    (lambda one: one.update(extra=1), "unknown key experiments.0.extra"),
     (first(seed=3), "seed 3 is listed twice"),
     (first(val_ppl=float("nan")), "val_ppl"),
     (first(val_ppl="20"), "val_ppl"),

@@ -122,6 +122,7 @@ BAD: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     ),
     (lambda document: document.update(val_ppl=19.0), "found val_ppl 19.0, but"),
     (lambda document: document.pop("details"), "found None as details, expected a list of one object"),
+    (lambda document: document["details"][0].update(new=1), "unknown key new"),
     (seed(base_val_loss=2.5), "seed 1: found base_val_loss 2.5000, but metrics/runs has"),
     (seed(start_val_loss=float("nan")), "start_val_loss"),
     (seed(start_val_loss=800.0), "start_val_loss: found 800.0; expected: input should be less than or equal to 230"),

@@ -78,7 +78,10 @@ BAD_LAYERS = [
     (put("num_layers", value=5), "found num_layers 5, expected 4"),
     (put("num_seeds", value=4), "num_seeds 4"),
     (put("val_ppl", value=20.9), "mean of the seeds"),
+    (put("extra", value=1), "unknown key extra"),
     (lambda document: document.pop("num_seeds"), "num_seeds is missing"),
+    (lambda document: document.pop("test_loss"), "test_loss is missing"),
+    (lambda document: document.pop("val_ppl_ci95"), "val_ppl_ci95 is missing"),
 ]
 BAD_RUNS = [
     (put("seeds", value=[]), "seeds"),

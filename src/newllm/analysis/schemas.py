@@ -50,21 +50,51 @@ One = Annotated[list[_Item], Field(min_length=1, max_length=1)]
 
 
 class Record(BaseModel):
-    """A part of a metrics file: no conversion of types, no number that is not finite; what is not named is not used."""
+    """A part of a metrics file: no unknown key, no conversion of types, no number that is not finite."""
 
-    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class LayerMetrics(Record):
-    """Means over the seeds of one model."""
+class OpenRecord(Record):
+    """The same of what a later stage may add to, or of which the report does not use everything."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Figures(Record):
+    """Of one seed, or means over some: losses in nats, accuracies as fractions, seconds."""
+
+    val_loss: Amount
+    val_ppl: Perplexity
+    val_accuracy: Fraction
+    test_loss: Amount
+    test_ppl: Perplexity
+    test_accuracy: Fraction
+    train_loss: Amount
+    train_seconds: Amount
+    tokens_per_second: Amount
+
+
+class LayerMetrics(Figures):
+    """Means over the seeds of one model; the last four, standard deviation and 95 % half-width, need two seeds."""
 
     num_layers: Count
     num_params: Count
     num_seeds: Count
-    val_ppl: Perplexity
-    test_ppl: Perplexity
-    val_accuracy: Fraction
-    test_accuracy: Fraction
+    best_epoch: Amount
+    epochs_run: Amount
+    val_ppl_std: Amount | None = None
+    val_ppl_ci95: Amount | None = None
+    test_ppl_std: Amount | None = None
+    test_ppl_ci95: Amount | None = None
+
+    @model_validator(mode="after")
+    def _spread(self) -> Self:
+        names = [f"{split}_ppl_{kind}" for split in ("val", "test") for kind in ("std", "ci95")]
+        missing = [name for name in names if getattr(self, name) is None]
+        if self.num_seeds > 1 and missing:
+            raise ValueError(f"key {missing[0]} is missing, expected for {self.num_seeds} seeds")
+        return self
 
 
 class SeedFigures(Record):
@@ -86,16 +116,16 @@ class SeedFigures(Record):
         return self
 
 
-class SeedRun(SeedFigures):
-    """One seed; what was measured of confirmed models alone is None for the others."""
+class SeedRun(SeedFigures, Figures):
+    """One seed."""
 
-    test_loss: Amount
-    test_accuracy: Fraction
-    train_loss: Amount
-    train_seconds: Amount
-    tokens_per_second: Amount
     ended: Text | None = None
     problem: Text | None = None
+
+
+class MeasuredSeed(SeedRun, OpenRecord):
+    """One seed of a confirmation."""
+
     train_loss_without_dropout: Loss | None = None
     initial_norms: list[Amount] | None = None
 
@@ -111,12 +141,11 @@ class Provenance(Record):
 
 
 class Run(Provenance):
-    """The seeds of one model."""
+    """What the trainings of one model have in common."""
 
     precision: Text
     data_sha256: Text
     parameters: Parameters
-    seeds: Seeds[SeedRun]
 
 
 class RunRecord(Run):
@@ -124,6 +153,13 @@ class RunRecord(Run):
 
     num_layers: Count
     torch_version: Text
+    seeds: Seeds[SeedRun]
+
+
+class MeasuredRun(Run, OpenRecord):
+    """The seeds of a confirmation."""
+
+    seeds: Seeds[MeasuredSeed]
 
 
 class GrownSeed(SeedRun):
@@ -138,19 +174,22 @@ class GrownRun(Provenance):
 
     pattern: Text
     context_dim: Count
+    norm_blocks: Count
     seeds: Seeds[GrownSeed]
 
 
 class GrownMetrics(LayerMetrics):
     """The details in metrics/expand/<depth>-<pattern>.json."""
 
+    start_val_loss: Amount
+    base_val_loss: Amount
     runs: One[GrownRun]
 
 
 class CurveRow(Record):
     """One seed's epoch in plots/curves/<depth>.csv, of texts; earlier trainings did not tell the energy."""
 
-    model_config = ConfigDict(strict=False, extra="forbid")
+    model_config = ConfigDict(strict=False)
 
     num_layers: Count
     seed: Seed
@@ -174,8 +213,10 @@ class SeedDiagnosis(Record):
     seed: Seed
     train_loss_without_dropout: Loss
     val_loss: Loss
+    gap: Gap
     val_loss_without_unk: Loss
     val_ppl_without_unk: Perplexity
+    val_loss_by_position: list[Loss | None]
     val_loss_by_position_full_windows: list[Loss | None]
     context_gain_by_position: list[Gap]
     gradient_norms: Annotated[dict[Literal["initial", "best"], dict[Text, Amount]], Field(min_length=2)]
@@ -189,9 +230,19 @@ class Samples(Record):
 
 
 class Diagnosis(Record):
-    """The record in metrics/diagnostics/<depth>.json; the pairs are of windows that overlap."""
+    """The record in metrics/diagnostics/<depth>.json; targets by position are numbers of them.
+
+    `context_pairs` are the pairs of windows that overlap, `context_stride` tokens apart.
+    """
 
     num_layers: Count
+    device: Text
+    precision: Text
+    train_windows: Count
+    val_windows: Count
+    gradient_windows: Count
+    targets_by_position: list[int]
+    targets_by_position_full_windows: list[int]
     context_stride: Count
     context_pairs: Number
     seeds: Seeds[SeedDiagnosis]
@@ -200,24 +251,28 @@ class Diagnosis(Record):
     @model_validator(mode="after")
     def _complete(self) -> Self:
         layers = {f"hidden.{layer}.weight" for layer in range(1, self.num_layers + 1)}
+        gains = len(self.targets_by_position) - self.context_stride if self.context_pairs else 0
         for seed in self.seeds:
-            for name in ("val_loss_by_position_full_windows", "context_gain_by_position"):
-                if len(getattr(seed, name)) != len(getattr(self.seeds[0], name)):
-                    raise ValueError(f"seed {seed.seed}: {name} is not as long as that of seed {self.seeds[0].seed}")
+            if len(seed.context_gain_by_position) != gains:
+                raise ValueError(f"seed {seed.seed}: context_gain_by_position has not the {gains} positions of overlap")
+            for name in ("by_position", "by_position_full_windows"):
+                targets, losses = getattr(self, f"targets_{name}"), getattr(seed, f"val_loss_{name}")
+                if [loss is not None for loss in losses] != [count > 0 for count in targets]:
+                    raise ValueError(f"seed {seed.seed}: val_loss_{name} has values elsewhere than where targets are")
             for norms in seed.gradient_norms.values():
                 if missing := sorted(layers - norms.keys()):
                     raise ValueError(f"seed {seed.seed}: gradient_norms lack {missing[0]}")
         return self
 
 
-class Split(Record):
+class Split(OpenRecord):
     """A split in metrics/data.json."""
 
     windows: Count
     unk_share_pct: Annotated[float, Field(ge=0, le=100)] | None = None
 
 
-class TrainingData(Record):
+class TrainingData(OpenRecord):
     """The record in metrics/data.json; shares of `<unk>` in percent of the words."""
 
     vocabulary_size: Count
@@ -225,7 +280,7 @@ class TrainingData(Record):
     validation: Split | None = None
 
 
-class Recipe(Record):
+class Recipe(OpenRecord):
     """What a search chooses; the factor times the study's learning rate. An LSTM has no residual connections."""
 
     learning_rate_factor: Amount
@@ -235,7 +290,7 @@ class Recipe(Record):
     schedule: Text
 
 
-class Trial(Record):
+class Trial(OpenRecord):
     """One training of a search; losses are None if it diverged, and then `problem` says how."""
 
     number: Number
@@ -251,13 +306,13 @@ class Trial(Record):
     train_seconds: Amount
 
 
-class FinalistSeed(Record):
+class FinalistSeed(OpenRecord):
     """What a further seed took."""
 
     train_seconds: Amount
 
 
-class Finalist(Record):
+class Finalist(OpenRecord):
     """A recipe that was trained with further seeds; mean validation perplexity, None if one of them diverged."""
 
     recipe: Recipe
@@ -265,7 +320,7 @@ class Finalist(Record):
     val_ppl: Perplexity | None
 
 
-class Chosen(Record):
+class Chosen(OpenRecord):
     """The recipe that won, and of which knobs its value is at an end of the range."""
 
     recipe: Recipe
@@ -274,7 +329,7 @@ class Chosen(Record):
     at_end_of_range: Sequence[str] = ()
 
 
-class Search(Record):
+class Search(OpenRecord):
     """What a search tried and chose, in the records of metrics/tuning and metrics/lstm."""
 
     num_layers: Count
@@ -290,13 +345,13 @@ class Search(Record):
         return self
 
 
-class Confirmed(LayerMetrics):
+class Confirmed(LayerMetrics, OpenRecord):
     """Details of a model's confirmation, whatever kind: each has `recipe` or `changes`, and most a hidden size."""
 
     recipe: Recipe | None = None
     changes: dict[Text, Any] | None = None
     hidden_size: Count | None = None
-    runs: One[Run]
+    runs: One[MeasuredRun]
 
 
 class AblationSeed(SeedFigures):
