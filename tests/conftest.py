@@ -5,6 +5,7 @@ Variables and settings of git and DVC reach no test.
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ MakeConfig = Callable[..., DataConfig]
 ENVIRONMENT = isolated(os.environ)  # tests may be run by a hook, by `git rebase --exec` or `git bisect run`
 os.environ.clear()
 os.environ.update(ENVIRONMENT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what runs in the background ignore it
 
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")  # where others work too, drawing an example takes a second now and then

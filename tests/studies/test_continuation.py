@@ -99,7 +99,7 @@ def plain_loop(
     ("seed", "rate", "epochs", "patience", "first", "best"),
     [
         (2, 0.01, (5, 3), 10, 5, 8),  # begins again from epoch 4
-        (0, 0.1, (5, 1), 10, 5, 5),  # the first part's last epoch stays the best
+        (1, 0.05, (5, 1), 10, 5, 5),  # the first part's last epoch stays the best
         (0, 0.05, (6, 1), 1, 2, 3),  # patience ends the first part after its best epoch
         (0, 0.01, (6, 2), 1, 4, 5),  # patience ends it with its best epoch
     ],
