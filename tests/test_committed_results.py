@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,26 @@ def test_all_results_in_git_are_recorded() -> None:
     recorded = {entry["path"] for stage in STAGES.values() for entry in stage.get("outs", [])}
     written = {name for name in in_git() if name.startswith(("metrics/", "plots/")) and not name.endswith(".gitkeep")}
     assert [name for name in written if not {name, *map(str, Path(name).parents)} & recorded] == []
+
+
+def seconds_of(results: Any) -> float:
+    """Of all trainings in a record together."""
+    if isinstance(results, list):
+        return sum(map(seconds_of, results))
+    if isinstance(results, dict):
+        own = results.get("train_seconds")
+        return float(own) if own is not None else sum(map(seconds_of, results.values()))
+    return 0.0
+
+
+def test_the_documented_seconds_of_the_searches_are_the_committed_ones() -> None:
+    rows = re.findall(r"^\| (\d)[^|]* \| (\d+) \| (\d+) \| (\S+) \|$", (ROOT / "docs/search.md").read_text(), re.M)
+    documented = {depth: (int(trials), int(finalists), confirmed) for depth, trials, finalists, confirmed in rows}
+    committed = {}
+    for path in (ROOT / "metrics/tuning").glob("*.json"):
+        (search,) = json.loads(path.read_text())["tuning"]
+        tuned = ROOT / "metrics/tuned" / path.name
+        runs = json.loads(tuned.read_text())["details"][0]["runs"] if tuned.exists() else []
+        parts = [round(seconds_of(part)) for part in (search["trials"], search["finalists"], runs)]
+        committed[path.stem] = parts[0], parts[1], str(parts[2]) if runs else "–"
+    assert documented == committed

@@ -1,6 +1,7 @@
 """The pictures: which there are, that they show the numbers, and the same bytes for the same numbers."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,23 @@ def test_titles_say_what_is_shown(tmp_path: Path) -> None:
     assert len(found["grown_contexts"].panels) == 2, "a panel a depth"
     changes = [row for row in rows(found["grown_contexts"]) if row.get("series") == "finetune"]
     assert changes[-1]["change"] == pytest.approx(-0.5), "of the same seeds"
+
+
+@pytest.mark.parametrize(("end", "has_plateau"), [(20.0, True), (10.0, False), (70.0, False)])
+def test_a_plateau_is_named_where_all_have_left_one(end: float, has_plateau: bool, tmp_path: Path) -> None:
+    """Of three epochs, which fall as 5, 3, 1 times the end."""
+    found = drawn(study(tmp_path, dict.fromkeys(PERPLEXITIES, end), epochs=3))["learning_curves"]
+    assert ("60" in found.title) == has_plateau
+    assert (f"{end:.2f}" in found.title) == (not has_plateau)
+
+
+def test_only_the_notebooks_recipe_is_called_its(tmp_path: Path) -> None:
+    """As specified, and with another text."""
+    found = study(tmp_path)
+    assert "notebook" in drawn(found)["perplexity_by_depth"].title
+    other = drawn(replace(found, data_deviations=["another text"]))["perplexity_by_depth"]
+    assert "notebook" not in other.title + other.subtitle
+    assert not any("notebook" in row.get("series", "") for row in rows(other))
 
 
 def test_learning_curves_are_means(tmp_path: Path) -> None:

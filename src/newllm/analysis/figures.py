@@ -18,7 +18,7 @@ from newllm.analysis.fit import GAP, TRAIN_LOSS
 from newllm.analysis.formats import signed
 from newllm.analysis.inference import answer, best_of
 from newllm.analysis.published import POINTS, TRAJECTORY
-from newllm.analysis.records import PATTERNS, Group
+from newllm.analysis.records import PATTERNS, PLATEAU_PPL, Group
 from newllm.analysis.schemas import Search
 from newllm.analysis.study import Study, by_change, gaining, learning_curves, spread
 from newllm.analysis.tuning import importances
@@ -30,7 +30,6 @@ COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [1, 2], [4, 4], [10, 2]]
 NOTEBOOK = ("notebook, complete run", "notebook, stopped early")
-OURS = "as the notebook trained it"
 TITLES = {"num_layers": "layers", "num_seeds": "models that still train"}
 STYLE: dict[str, Any] = {
     "font": "Liberation Sans, Arial, sans-serif",
@@ -155,17 +154,23 @@ def _so_far(study: Study) -> str:
     return "" if study.depths.keys() <= study.tuned.keys() else f" (of {', '.join(map(str, study.tuned))})"
 
 
+def _ours(study: Study) -> str:
+    return "with this recipe" if study.data_deviations or study.training_deviations else "as the notebook trained it"
+
+
 def _perplexity_by_depth(study: Study) -> Figure:
-    lines = {f"{OURS}, mean of {study.num_seeds}": study.depths}
-    title = f"Depth {study.best.num_layers} has the lowest perplexity {OURS}"
+    ours = _ours(study)
+    lines = {f"{ours}, mean of {study.num_seeds}": study.depths}
+    title = f"Depth {study.best.num_layers} has the lowest perplexity {ours}"
     if tuned := study.tuned:
         lines[f"tuned, mean of {len(next(iter(tuned.values())).seeds)}"] = tuned
     if len(tuned) > 1:
         title = (
-            f"The lowest perplexity is at depth {study.best.num_layers} {OURS}, at {best_of(tuned).num_layers} when "
+            f"The lowest perplexity is at depth {study.best.num_layers} {ours}, at {best_of(tuned).num_layers} when "
         )
         title += f"tuned{_so_far(study)}"
-    subtitle = "large marks: means with 95 % intervals; small dots: single models; the notebook trained one of each"
+    subtitle = "large marks: means with 95 % intervals; small dots: single models"
+    subtitle += "; the notebook trained one of each" if study.comparable else ""
     dots = _seeds(study.depths).mark_circle(size=40, opacity=0.35, color=COLOURS[0])
     return Figure("perplexity_by_depth", title, subtitle, [dots + _means(lines, published=study.comparable)])
 
@@ -196,7 +201,7 @@ def _changed(study: Study) -> Figure | None:
     most = max(changes, key=lambda name: own[name] - spread(changes[name].values()))
     title = f"With {most} the depths are {spread(changes[most].values()):.2f} apart, without {own[most]:.2f}"
     subtitle = f"means with 95 % intervals; depths {', '.join(map(str, changes[most]))}"
-    return Figure("changed_recipes", title, subtitle, [_means({OURS: study.depths, **changes}, connected=True)])
+    return Figure("changed_recipes", title, subtitle, [_means({_ours(study): study.depths, **changes}, connected=True)])
 
 
 def _fit(study: Study) -> Figure | None:
@@ -248,10 +253,14 @@ def _learning_curves(study: Study) -> Figure:
                       text="num_layers:O").mark_text(dx=9, fontSize=14)  # fmt: skip
         lines = base.encode(x=x.axis(tickCount=4), y=closer)
         panels.append(lines.transform_filter(late) + ends.transform_filter(late))
-    plateaus = {depth: fmean(group.values("plateau_epochs")) for depth, group in study.depths.items()}
-    first, last = (end(plateaus, key=plateaus.__getitem__) for end in (min, max))
-    title = f"Perplexity falls below 60 after {plateaus[first]:.0f} epochs at depth {first}, "
-    return Figure("learning_curves", f"{title}{plateaus[last]:.0f} at depth {last}", subtitle, panels)
+    seeds = pd.concat([group.seeds for group in study.depths.values()])
+    name, falls, unit = "val_ppl", "to", "{:.2f}"
+    if seeds["val_ppl"].max() < PLATEAU_PPL and seeds["plateau_epochs"].any():  # there was one, and all have left it
+        name, falls, unit = "plateau_epochs", f"below {PLATEAU_PPL:.0f} after", "{:.0f} epochs"
+    means = {depth: group.mean(name) for depth, group in study.depths.items()}
+    first, last = (end(means, key=means.__getitem__) for end in (min, max))
+    shown = [f"{unit.format(means[depth])} at depth {depth}" for depth in dict.fromkeys((first, last))]
+    return Figure("learning_curves", f"Perplexity falls {falls} {', '.join(shown)}", subtitle, panels)
 
 
 def _grown(study: Study) -> Figure | None:
