@@ -32,7 +32,7 @@ def started(tmp_path: Path) -> Iterator[dict[str, subprocess.Popen[str]]]:
             text=True,
             start_new_session=True,
         )
-    for process in made.values():
+    for process in (*made.values(), made["parent"]):  # of which the child says so too
         assert process.stdout
         assert process.stdout.readline() == "ready\n"
     yield made

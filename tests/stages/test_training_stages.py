@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,12 +74,12 @@ def test_a_place_that_cannot_be_written_is_found_before_training(project: Projec
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_training_and_leaves_nothing(project: Project, number: signal.Signals) -> None:
+def test_a_signal_ends_training_and_leaves_nothing(project: Project, number: signal.Signals, tmp_path: Path) -> None:
     project.set("train.epochs", 100_000)
     process = subprocess.Popen(
         stage("train"),
         cwd=project.folder,
-        env=environment(),
+        env=environment() | {"NEWLLM_STATES": str(tmp_path)},  # from which the next training would go on
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
