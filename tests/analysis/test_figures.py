@@ -10,9 +10,8 @@ import pytest
 
 from newllm.analysis.figures import Figure, draw_all
 from newllm.analysis.study import Study
-from tests.analysis.ablation_files import RESIDUAL, experiment, write
 from tests.analysis.metrics_files import final_perplexity, write_all, write_supplements
-from tests.analysis.part2_files import write_part_two
+from tests.analysis.part2_files import write_part_two, write_recipe
 from tests.analysis.studies import PERPLEXITIES, plan, reload, study
 
 ALWAYS = ["perplexity_by_depth", "learning_curves"]
@@ -60,13 +59,21 @@ def test_perplexities_are_drawn_as_they_are(tmp_path: Path) -> None:
 
 
 def test_marks_of_changed_recipes_stand_at_their_depth(tmp_path: Path) -> None:
-    warm = experiment({6: 20.5, 8: 23.1}, **{"train.warmup_epochs": 10})
-    write(tmp_path, experiment(RESIDUAL), warm, experiment({6: 20.4}, **{"train.schedule": "linear"}))
-    found = rows(drawn(study(tmp_path, epochs=3))["changed_recipes"])
+    study(tmp_path, epochs=3)
+    residual, warm = {4: 19.9, 6: 20.0, 8: 20.6}, {4: 19.9, 6: 20.5, 8: 23.1}
+    others: Any = ({"initialisation": "he", "dropout": 0.3}, {"schedule": "linear"})
+    families: Any = [(residual, {"residual": True}), (warm, {"warmup_epochs": 10})]
+    families += [({3: 19.5, 4: 19.6}, others[0]), ({6: 20.4}, others[1])]
+    names = [write_recipe(tmp_path, f"{n}-{d}", d, mean, **changes) or f"{n}-{d}"
+             for n, (means, changes) in enumerate(families) for d, mean in means.items()]  # fmt: skip
+    figure = drawn(reload(tmp_path, planned=plan(recipes=names)))["changed_recipes"]
+    found = rows(figure)
     values = {(row["series"], row["num_layers"]): row["val_ppl"] for row in found}
-    assert {depth: values["residual connections", depth] for depth in RESIDUAL} == pytest.approx(RESIDUAL)
+    assert {depth: values["residual connections", depth] for depth in residual} == pytest.approx(residual)
     assert values["warm-up epochs 10", 6] == pytest.approx(20.5)
-    assert len(values) == 8 + 3 + 2, "what was tried at one depth alone is left to the table"
+    assert len(values) == 8 + 3 + 3, "what was tried at fewer than three depths is left to the table"
+    assert all(row["low"] < row["val_ppl"] < row["high"] for row in found)
+    assert "xOffset" not in str(figure.panels[0].to_dict())
 
 
 def test_a_map_of_each_search(tmp_path: Path) -> None:

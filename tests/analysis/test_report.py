@@ -1,5 +1,6 @@
 """Templates render complete and reduced studies, words only where their facts hold, and the numbers of the inputs."""
 
+import math
 import re
 import statistics
 from pathlib import Path
@@ -11,9 +12,9 @@ from scipy import stats
 from newllm.analysis import report
 from newllm.analysis.inference import prediction_interval
 from newllm.analysis.report import Facts, at_epoch, continued, effects_of, facts, given, late_gain, render
-from newllm.analysis.study import Study
+from newllm.analysis.study import Study, by_change, spread
+from newllm.config import Config
 from stages.report import load
-from tests.analysis.ablation_files import experiment, write
 from tests.analysis.metrics_files import (
     change_json,
     final_perplexity,
@@ -114,38 +115,129 @@ def test_facts_follow_the_results(tmp_path: Path, changes: Any, options: Any, lo
     assert {name for name in asked if not found[name]} == lost
 
 
+Family = tuple[dict[str, Any], dict[int, float]]
+
+
+def write_families(root: Path, *families: Family) -> Config:
+    """Each change at some depths, with these means; what plans them."""
+    names = []
+    for number, (changes, means) in enumerate(families):
+        for depth, mean in means.items():
+            names.append(f"{number}-{depth}")
+            write_recipe(root, names[-1], depth, mean, **changes)
+    return plan(recipes=names)
+
+
+def test_effects_against_scipy(tmp_path: Path) -> None:
+    """One family over all changes; against the same depth, and against the best, 4 layers at 19.90."""
+
+    def seeds(mean: float) -> list[float]:
+        return [mean + 0.02 * (seed - 2) for seed in range(5)]
+
+    study(tmp_path, epochs=3)
+    warm: Family = {"warmup_epochs": 10}, {6: 20.45}
+    planned = write_families(tmp_path, ({"residual": True}, {4: 19.9, 6: 20.0, 8: 20.6, 9: 20.0}), warm)
+    found = reload(tmp_path, planned=planned)
+    effects = effects_of(found)
+    means = [("0-4", 4, 19.9), ("0-6", 6, 20.0), ("0-8", 8, 20.6), ("1-6", 6, 20.45)]
+    assert [(one.group.name, one.group.num_layers, one.group.mean("val_ppl")) for one in effects] == [
+        (name, depth, pytest.approx(mean)) for name, depth, mean in means
+    ], "depth 9 has nothing to be compared with"
+    for own, tests in (
+        ([seeds(PERPLEXITIES[depth]) for _, depth, _ in means], [one.val_ppl for one in effects]),
+        ([seeds(19.9)] * 4, [one.against_best for one in effects]),
+    ):
+        raw = [stats.ttest_ind(seeds(mean), base, equal_var=False) for (*_, mean), base in zip(means, own, strict=True)]
+        largest = 0.0
+        for rank, index in enumerate(sorted(range(4), key=lambda index: raw[index].pvalue)):
+            largest = min(max(largest, (4 - rank) * raw[index].pvalue), 1.0)
+            assert tests[index].adjusted_p == pytest.approx(largest)
+            interval = raw[index].confidence_interval()
+            assert tests[index].low == pytest.approx(interval.low)
+            assert tests[index].high == pytest.approx(interval.high)
+    assert [one.val_ppl.below for one in effects] == [False, True, True, False], "p = 0.037, not the last of four"
+    changes = by_change(one.group for one in effects)
+    assert {name: list(groups) for name, groups in changes.items()} == {
+        "residual connections": [4, 6, 8], "warm-up epochs 10": [6]
+    }  # fmt: skip
+    assert spread(changes["residual connections"].values()) == pytest.approx(0.7)
+    assert spread([]) == 0
+
+
 def test_facts_of_changed_recipes(tmp_path: Path) -> None:
     means = {2: 19.75, 3: 19.72, 4: 19.7, 5: 19.7, 6: 19.71, 7: 19.69, 8: 19.7}
     names = [
         "residual connections were tried at depths 2 to 8",
         "with residual connections depths differ less than a tenth as much",
         "no residual network beats the best depth",
+        "residual connections keep the gradients of one layer",
         "residual connections help from depth 4 on",
-        "residual connections win fit from depth 5 on",
+        "residual connections win fit and widen the gap from depth 5 on",
         "warm-up changes nothing that is shown",
     ]
+    warm: Family = {"warmup_epochs": 10}, {6: 20.5}
 
-    def holding(*experiments: dict[str, Any], best: float = 19.6, **options: Any) -> list[bool]:
-        write(tmp_path, *experiments)
+    def holding(
+        residual: dict[int, float], warmed: Family = warm, best: float = 19.6, share: float = 1.5, gradient: float = 1.5
+    ) -> list[bool]:
+        """Of what is won at depth 7 this share is training loss, of the others 1.5; the rest is gap."""
         for path in tmp_path.glob("metrics/diagnostics/*"):
             path.unlink()
-        study(tmp_path, {3: best}, epochs=3, **options)
+        study(tmp_path, {3: best}, epochs=3)
         for depth in PERPLEXITIES:
             write_diagnostics(tmp_path, depth, lambda _, seed: 2.8 + 0.001 * (seed % 3))
-        found = shown(reload(tmp_path))
+        planned = write_families(tmp_path, ({"residual": True}, residual), warmed)
+        for depth, mean in residual.items():
+            won = (share if depth == 7 else 1.5) * (math.log(PERPLEXITIES[depth]) - math.log(mean))
+            for number in range(5):
+                loss, norms = 2.8 - won + 0.001 * (number % 3), [gradient] * depth
+                own = {"train_loss_without_dropout": loss, "initial_norms": norms}
+                change_json(
+                    tmp_path / f"metrics/recipes/0-{depth}.json",
+                    lambda details, number=number, own=own: details["runs"][0]["seeds"][number].update(own),
+                )
+        found = shown(reload(tmp_path, planned=planned))
         return [found[name] for name in names]
 
-    warm = experiment({6: 20.5}, **{"train.warmup_epochs": 10})
-    assert holding(experiment(means), warm) == [True] * 6
-    assert holding(experiment({**means, 8: 20.1}), warm) == [True, False, True, True, True, True], "0.41 of 3.4 apart"
-    assert holding(experiment(means), warm, best=19.8) == [True, True, False, True, True, True]
-    assert holding(experiment({**means, 4: 19.9}), warm) == [True, True, True, False, True, True]
-    gap = experiment(means, lambda depth: 0.1 if depth == 7 else 0.9)
-    assert holding(gap, warm) == [True, True, True, True, False, True]
-    worse = experiment({6: 20.7}, **{"train.warmup_epochs": 10})
-    assert holding(experiment(means), worse) == [True, True, True, True, True, False]
-    assert holding(experiment({4: 19.7}), warm)[0] is False
-    assert holding() == [False, False, False, False, False, False]
+    def all_but(*lost: int) -> list[bool]:
+        return [number not in lost for number in range(len(names))]
+
+    assert holding(means) == all_but()
+    assert holding({**means, 8: 20.1}) == all_but(1), "0.41 of 3.4 apart"
+    assert holding(means, best=19.8) == all_but(2)
+    assert holding(means, gradient=0.0005) == all_but(3), "one layer has 0.001"
+    assert holding({**means, 4: 19.9}) == all_but(4)
+    assert holding(means, share=0.1) == all_but(5), "less overfitting"
+    assert holding(means, share=0.9) == all_but(5), "fit, and a smaller gap"
+    assert holding(means, ({"warmup_epochs": 10}, {6: 20.7})) == all_but(6)
+    assert holding({4: 19.7})[0] is False
+    assert holding({}, ({}, {})) == [False] * 7
+
+
+def test_words_on_changed_recipes(tmp_path: Path) -> None:
+    """Only of what was trained, and what it showed."""
+    study(tmp_path, {3: 19.5}, epochs=150)
+    for depth in PERPLEXITIES:
+        write_diagnostics(tmp_path, depth, lambda depth, seed: 2.8 + 0.05 * depth + 0.001 * (seed % 3))
+        norm = 10.0**-depth
+        change_json(
+            tmp_path / f"metrics/diagnostics/{depth}.json",
+            lambda file, norm=norm: [
+                seed["gradient_norms"]["initial"].update(dict.fromkeys(seed["gradient_norms"]["initial"], norm))
+                for seed in file["diagnostics"][0]["seeds"]
+            ],
+        )
+
+    def paragraph(*families: Family) -> str:
+        text = texts(reload(tmp_path, planned=write_families(tmp_path, *families)))[0]
+        return text.partition("besides depth\n")[2].partition("\n## ")[0].partition("| change |")[0]
+
+    he = dict.fromkeys(PERPLEXITIES, 19.6)
+    assert not re.search("esidual|He |left out", paragraph())
+    assert re.search("left out here.*esidual", paragraph(({"dropout": 0.2}, {4: 20.0})))
+    assert "as He proposed" in paragraph(({"initialisation": "he"}, he))
+    assert "as He proposed" not in paragraph(({"initialisation": "he"}, {**he, 6: 20.6}))
+    assert "as He proposed" not in paragraph(({"initialisation": "he"}, {8: 19.6}))
 
 
 def test_a_changed_experiment_has_tables_and_says_what_it_is(tmp_path: Path) -> None:
@@ -236,8 +328,8 @@ def test_part_two(tmp_path: Path) -> None:
     assert (equal[0][5:], number(equal[1][5]), equal[1][-1]) == (["–"] * 4, 0.05, "worse")
     summed, changes = (next(rows for h, rows in where.items() if h.startswith("| change")) for where in (every, more))
     assert [row[6] for row in changes] == ["better by more than 0.05"] * 2, "by 0.1 the less: t = 2.5, p = 0.037"
-    assert [row[3:] for row in summed] == [["6", "–", "–"]] * 2
-    assert [number(row[2]) for row in summed] == pytest.approx([-0.4, -0.1])
+    assert [row[2:] for row in summed] == [["6", "–", "–"]] * 2
+    assert [number(row[1]) for row in summed] == pytest.approx([-0.4, -0.1])
     speed = next(rows for header, rows in every.items() if header.startswith("| target | model"))
     assert [row[:3] for row in speed] == [
         ["20.50", "notebook’s recipe, soonest", "1"],

@@ -20,7 +20,7 @@ from newllm.analysis.inference import answer, best_of
 from newllm.analysis.published import POINTS, TRAJECTORY
 from newllm.analysis.records import PATTERNS, PLATEAU_PPL, Group
 from newllm.analysis.schemas import Search
-from newllm.analysis.study import Study, by_change, gaining, learning_curves, spread
+from newllm.analysis.study import Study, families, gaining, learning_curves, spread
 from newllm.analysis.tuning import importances
 
 WIDTH, HEIGHT, PANELS_APART = 760, 380, 60
@@ -192,15 +192,14 @@ def _tuned(study: Study) -> Figure | None:
 
 
 def _changed(study: Study) -> Figure | None:
-    """Every recipe with one thing changed; marks stand at their depth, so that what is equal looks equal."""
+    """The families of recipes; marks stand at their depth, so that what is equal looks equal."""
     if not study.changed:
         return None
-    every = {name[:60]: groups for name, groups in by_change(study.changed).items()}
-    changes = {name: groups for name, groups in every.items() if len(groups) > 1} or every
+    changes = {name[:60]: groups for name, groups in families(study.changed).items()}
     own = {name: spread(study.depths[d] for d in groups if d in study.depths) for name, groups in changes.items()}
     most = max(changes, key=lambda name: own[name] - spread(changes[name].values()))
     title = f"With {most} the depths are {spread(changes[most].values()):.2f} apart, without {own[most]:.2f}"
-    subtitle = f"means with 95 % intervals; depths {', '.join(map(str, changes[most]))}"
+    subtitle = f"means with 95 % intervals; the title compares depths {', '.join(map(str, changes[most]))}"
     return Figure("changed_recipes", title, subtitle, [_means({_ours(study): study.depths, **changes}, connected=True)])
 
 

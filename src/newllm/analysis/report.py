@@ -19,7 +19,7 @@ from newllm.analysis.figures import Figure
 from newllm.analysis.formats import FILTERS, settings
 from newllm.analysis.inference import Answer, Difference, against, compare
 from newllm.analysis.records import PATTERNS, Group
-from newllm.analysis.study import Study, by_change, gaining, growth, spread
+from newllm.analysis.study import Study, by_change, families, gaining, growth, spread
 from newllm.measurement.intervals import Estimate, mean_interval
 
 EMBED = """
@@ -74,13 +74,15 @@ def facts(study: Study, effects: Sequence[Effect]) -> Facts:
     """Everything that the templates' conclusions rest on."""
     depths = study.depths
     residual = {one.group.num_layers: one for one in effects if settings(one.group.changes) == "residual connections"}
+    eight = residual.get(8)
     helped = [one.val_ppl.below for depth, one in residual.items() if depth >= 4]
-    won = [one.split and one.split.saving for depth, one in residual.items() if depth >= 5]
+    won = [one.split and one.split.saving == "fit" and one.split.gap.above for d, one in residual.items() if d >= 5]
     excesses = [one and one.excess for one in claims.excesses(depths).values()]
     warm = [one.val_ppl for one in effects if any(name.endswith("warmup_epochs") for name in one.group.changes)]
     outcomes = [verdict.outcome.value for verdict in claims.judge(depths)]
     gains = fit.context_gains(depths.values())
-    measured = [depth in depths and depths[depth].norms for depth in (1, 8)]
+    fresh = [group and group.norms.get("initial") for group in (depths.get(1), depths.get(8), eight and eight.group)]
+    single, plain, kept = (max(norms) if norms else None for norms in fresh)
     used = gains.keys() == depths.keys() and all(one.above for one in gains.values())
     ways = {depth: cost.effort(group, study, cost.main_target(study)) for depth, group in depths.items()}
     first, *others = [(way.reached, way.seconds or float("inf")) for way in ways.values()]
@@ -100,12 +102,13 @@ def facts(study: Study, effects: Sequence[Effect]) -> Facts:
         "claims 1, 4 and 6 do not hold": [outcomes[i] for i in (0, 3, 5)] == ["refuted"] * 3,
         "claim 7 is open": outcomes[6] == "undecided",
         "all deeper depths underfit": _all(kind == "underfitting" for kind in excesses),
-        "gradients at the start were measured at depths 1 and 8": all(measured),
+        "gradients at the start vanish with depth": bool(single and plain is not None and plain < single / 100),
         "residual connections were tried at depths 2 to 8": list(residual) == [2, 3, 4, 5, 6, 7, 8],
         "with residual connections depths differ less than a tenth as much": apart[0] < 0.1 * apart[1],
         "no residual network beats the best depth": _all(not one.against_best.below for one in residual.values()),
+        "residual connections keep the gradients of one layer": bool(single and kept and kept >= single),
         "residual connections help from depth 4 on": bool(won) and all(helped),
-        "residual connections win fit from depth 5 on": _all(part == "fit" for part in won),
+        "residual connections win fit and widen the gap from depth 5 on": _all(won),
         "warm-up changes nothing that is shown": _all(not (one.above or one.below) for one in warm),
         "growing gains nothing over longer training": bool(grown) and not gaining(study),
         "context beyond ten tokens is of use at every depth": used,
@@ -189,7 +192,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True, autoescape=False,  # noqa: S701 (Markdown, which the page escapes where it becomes HTML)
     )  # fmt: skip
     found.filters.update(FILTERS)
-    tools = (against, at_epoch, by_change, compare, given, growth, late_gain, mean_interval)
+    tools = (against, at_epoch, by_change, compare, families, given, growth, late_gain, mean_interval)
     found.globals.update({tool.__name__: tool for tool in (*tools, spread)})
     found.globals.update(claims=claims, cost=cost, fit=fit, inference=inference, published=published)
     return found

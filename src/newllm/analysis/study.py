@@ -160,6 +160,12 @@ def by_change(groups: Iterable[Group]) -> dict[str, dict[int, Group]]:
     return found
 
 
+def families(groups: Iterable[Group]) -> dict[str, dict[int, Group]]:
+    """The changes that were tried at three depths or more; all, if there are no such."""
+    every = by_change(groups)
+    return {name: depths for name, depths in every.items() if len(depths) > 2} or every
+
+
 def spread(groups: Iterable[Group]) -> float:
     """How far apart the mean validation perplexities are; 0 of none."""
     means = [group.mean("val_ppl") for group in groups] or [0.0]
