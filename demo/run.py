@@ -50,7 +50,7 @@ def copy_project(folder: Path, parameters: Mapping[str, Any], pipeline: Mapping[
         parameters: what to change in params.yaml.
         pipeline: what to change in dvc.yaml, such as the depths. Default: nothing.
 
-    Committed results (dvc.lock, metrics, plots, those of ablations) are left out: they are those of other parameters.
+    Committed results (dvc.lock, metrics, plots) are left out: they are those of other parameters.
     Folders that the report depends on, whatever lies there, stay. Without git the copy is a DVC project alone.
 
     Raises:
@@ -61,7 +61,6 @@ def copy_project(folder: Path, parameters: Mapping[str, Any], pipeline: Mapping[
             continue
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)  # without its mode: the original may be read-only
-    (folder / "ablations" / "results.json").write_text('{"experiments": []}\n', encoding="utf-8")
     with modify_yaml(folder / "params.yaml") as values:  # as `dvc exp run -S` does, with all comments
         change(values, parameters)
     if pipeline:

@@ -123,7 +123,7 @@ def test_what_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_copy_of_what_is_read_only_can_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = tmp_path / "original"
-    for name in ("params.yaml", "ablations/results.json", ".dvc/config"):
+    for name in ("params.yaml", ".dvc/config"):
         (original / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, original / name)
     paths = sorted(original.rglob("*"), reverse=True)
@@ -145,7 +145,7 @@ def test_what_git_says_ends_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyP
     copy = tmp_path / "checkout"
     for name in (
         *("demo/run.py", "demo/baselines.py", "demo/settings.yaml"),
-        *("params.yaml", "dvc.yaml", "ablations/results.json", ".dvc/config"),
+        *("params.yaml", "dvc.yaml", ".dvc/config"),
     ):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / name, copy / name)

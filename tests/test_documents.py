@@ -10,9 +10,9 @@ import yaml
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     *ROOT.glob("*.md"),
-    *(path for folder in ("ablations", "benchmarks", "docs") for path in (ROOT / folder).glob("*.md")),
+    *(path for folder in ("benchmarks", "docs") for path in (ROOT / folder).glob("*.md")),
 ]
-CODE = ("src/", "stages/", "tests/", "docs/", "benchmarks/", "ablations/", "demo/", "tools/")
+CODE = ("src/", "stages/", "tests/", "docs/", "benchmarks/", "demo/", "tools/")
 
 
 def names(text: str) -> list[str]:

@@ -130,7 +130,7 @@ def test_the_report_waits_for_everything_that_it_reads() -> None:
     folders = {name for name in STAGES["report"]["deps"] if name.startswith(("metrics/", "plots/")) and "." not in name}
     assert folders == written - {"plots/tuning"}
     assert [folder for folder in folders if not (ROOT / folder).is_dir()] == []
-    assert {"metrics/data.json", "ablations/results.json"} <= set(STAGES["report"]["deps"])
+    assert "metrics/data.json" in STAGES["report"]["deps"]
 
 
 def listed_by(stage: dict[str, Any]) -> str | None:

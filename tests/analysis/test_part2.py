@@ -11,7 +11,7 @@ from newllm.analysis.study import Study
 from newllm.config import Config
 from newllm.errors import UserError
 from tests.analysis.metrics_files import write_all
-from tests.analysis.part2_files import RECIPE, change_details, write_part_two
+from tests.analysis.part2_files import RECIPE, change_details, write_part_two, write_recipe
 from tests.analysis.studies import NOTHING, plan, reload
 
 ALL = plan((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
@@ -47,10 +47,16 @@ def test_what_is_planned_is_read_and_nothing_else(root: Path) -> None:
     assert list(load(root, plan(tuned=(4,))).tuned) == [4]
 
 
-def test_recipes_take_the_place_of_ablations(root: Path) -> None:
-    study = reload(root, (1, 4, 6), ALL)
-    assert [group.name for group in study.changed] == ["he-6", "notebook-6"]
-    assert study.left_out == []
+def test_recipes_stand_by_change_and_depth(root: Path) -> None:
+    for name, depth in (("a", 6), ("b", 4), ("c", 1)):
+        write_recipe(root, name, depth, 20.0, **({"dropout": 0.2} if name == "b" else {"residual": True}))
+    assert [group.name for group in load(root, plan(recipes=("a", "b", "c"))).changed] == ["c", "a", "b"]
+
+
+def test_a_recipe_that_does_not_say_what_it_changes(root: Path) -> None:
+    change_details(root / "metrics/recipes/he-6.json", lambda details: details.pop("changes"))
+    with pytest.raises(UserError, match=r"recipes/he-6\.json: key changes is missing; run `dvc repro recipes@he-6`"):
+        load(root)
 
 
 def seed(**values: Any) -> Callable[[dict[str, Any]], object]:

@@ -20,9 +20,8 @@ from newllm.analysis.study import (
 )
 from newllm.config import load_config
 from newllm.errors import UserError
-from tests.analysis.ablation_files import experiment, write
 from tests.analysis.metrics_files import PARAMETERS, final_perplexity, write_all, write_diagnostics, write_expand
-from tests.analysis.part2_files import RECIPE, write_part_two
+from tests.analysis.part2_files import RECIPE, write_part_two, write_recipe
 from tests.analysis.studies import PERPLEXITIES, models, plan, reload, study
 
 FULL = range(1, 9)
@@ -212,8 +211,8 @@ def test_results_table(tmp_path: Path) -> None:
     write_all(tmp_path, (1, 4, 6), joules=200.0)
     write_diagnostics(tmp_path, 4, lambda depth, seed: 2.5 + 0.1 * seed)
     write_expand(tmp_path, 4, "freeze", 0.1)
-    write(tmp_path, experiment({4: 19.7}))
-    rows = table(reload(tmp_path, (1, 4, 6)))
+    write_recipe(tmp_path, "mine", 4, 29.0, residual=True)
+    rows = table(reload(tmp_path, (1, 4, 6), plan(recipes=("mine",))))
     key = ["kind", "recipe", "num_layers", "seed", "split"]
     assert not rows.duplicated(key).any()
     assert rows.groupby("kind").size().to_dict() == {"notebook": 3 * 15, "grown": 15, "changed": 15}
@@ -228,9 +227,10 @@ def test_results_table(tmp_path: Path) -> None:
     assert math.isnan(one.loc["notebook", "notebook", 1, 1, "train"]["loss"]), "not measured"
     grown = one.loc["grown", "freeze", 4, 0, "validation"]
     assert (grown["context_dim"], grown["num_params"]) == (512, 2_739_176)
-    changed = one.loc["changed", "residual", 4, 2, "validation"]
-    assert (changed["settings"], changed["ppl"], changed["plateau_epochs"]) == ("model.residual=True", 19.7, 9)
-    assert (changed["git_commit"], changed["device"], changed["num_params"]) == ("ab" * 20, "NVIDIA L4", 2_214_120)
+    changed = one.loc["changed", "mine", 4, 12, "validation"]
+    assert (changed["settings"], changed["ppl"], changed["plateau_epochs"]) == ("residual=True", 29.0, 1)
+    assert (changed["device"], changed["num_params"]) == ("NVIDIA H200", 2_214_120)
+    assert changed["git_commit"] == "0123456789abcdef0123456789abcdef01234567"
 
 
 def test_results_table_of_part_two(tmp_path: Path) -> None:

@@ -13,13 +13,12 @@ from newllm.analysis.report import render
 from newllm.analysis.study import Study, results_table
 from newllm.analysis.summary import summary
 from newllm.errors import UserError
-from tests.analysis.ablation_files import experiment, write
 from tests.analysis.metrics_files import write_all, write_supplements
 from tests.analysis.part2_files import write_equal, write_lstm, write_recipe, write_tuned
 from tests.analysis.studies import plan, reload
 from tests.analysis.test_records import JSON_VALUES
 
-FILES = ("metrics/data.json", "metrics/diagnostics/4.json", "metrics/expand/4-finetune.json", "ablations/results.json")
+FILES = ("metrics/data.json", "metrics/diagnostics/4.json", "metrics/expand/4-finetune.json")
 PART_TWO = ("metrics/tuning/4.json", "metrics/tuned/4.json", "metrics/equal/4.json", "metrics/recipes/he.json")
 PLANNED = plan((4,), {4: 464}, ("he",), (396,))
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
@@ -29,7 +28,6 @@ QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.
 def root(tmp_path: Path) -> Path:
     write_all(tmp_path, [4, 6])
     write_supplements(tmp_path, [4, 6])
-    write(tmp_path, experiment({4: 19.9, 6: 20.0}))
     write_tuned(tmp_path, 4, 19.2)
     write_equal(tmp_path, 4, 19.3, 464)
     write_recipe(tmp_path, "he", 4, 19.6, initialisation="he")

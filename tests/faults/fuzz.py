@@ -46,10 +46,11 @@ from newllm.files import check_sha256, write_checksum, write_json
 from newllm.model.definition import ModelShape, initial_parameters
 from newllm.training import weights
 from newllm.training.records import RowResult, Training
-from tests.analysis import ablation_files as ablations
 from tests.analysis.metrics_files import write_all, write_supplements
-from tests.analysis.studies import reload
+from tests.analysis.part2_files import write_recipe
+from tests.analysis.studies import plan, reload
 
+RECIPES = (("residual-1", 1, 20.2), ("residual-4", 4, 19.9), ("residual-6", 6, 20.0))
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -363,7 +364,8 @@ def studies(place: Path) -> list[dict[str, bytes]]:
         write_all(root, (1, 4, 6), **options)
         if number not in (1, 3):
             write_supplements(root)
-        ablations.write(root, ablations.experiment(ablations.RESIDUAL), ablations.experiment({1: 20.2}))
+        for name, depth, mean in RECIPES:
+            write_recipe(root, name, depth, mean, residual=True)
         made.append({str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()})
     return made
 
@@ -391,7 +393,7 @@ def report_case(draw: Draw, place: Path) -> str:
 
 def report_outcome(root: Path, pictures: bool) -> str:
     """What the report stage does, but for the pictures in most cases."""
-    found = reload(root, (1, 4, 6))
+    found = reload(root, (1, 4, 6), plan(recipes=[name for name, *_ in RECIPES]))
     drawn = draw_all(found)
     out = root.parent / "written"
     out.mkdir(exist_ok=True)

@@ -129,7 +129,6 @@ def test_mixed_epochs(project: Path) -> None:
 
 INPUTS = ["metrics/layers/6.json", "metrics/runs/6.json", "plots/curves/6.csv", "metrics/data.json"]
 INPUTS += ["metrics/diagnostics/6.json", "metrics/expand/4-freeze.json", "plots/expand/4-freeze.csv"]
-INPUTS += ["ablations/results.json"]
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -97,30 +97,21 @@ class LayerMetrics(Figures):
         return self
 
 
-class SeedFigures(Record):
-    """One seed at its best epoch: losses in nats, the accuracy a fraction."""
+class SeedRun(Figures):
+    """One seed at its best epoch."""
 
     seed: Seed
-    val_loss: Amount
-    val_ppl: Perplexity
-    val_accuracy: Fraction
-    test_ppl: Perplexity
     best_epoch: Count
     epochs_run: Count
     stopped_early: bool
+    ended: Text | None = None
+    problem: Text | None = None
 
     @model_validator(mode="after")
     def _order(self) -> Self:
         if self.best_epoch > self.epochs_run:
             raise ValueError(f"best_epoch {self.best_epoch} is beyond epochs_run {self.epochs_run}")
         return self
-
-
-class SeedRun(SeedFigures, Figures):
-    """One seed."""
-
-    ended: Text | None = None
-    problem: Text | None = None
 
 
 class MeasuredSeed(SeedRun, OpenRecord):
@@ -352,60 +343,3 @@ class Confirmed(LayerMetrics, OpenRecord):
     changes: dict[Text, Any] | None = None
     hidden_size: Count | None = None
     runs: One[MeasuredRun]
-
-
-class AblationSeed(SeedFigures):
-    """One seed; the plateau is that of the report's appendix.
-
-    Training loss is that of the diagnose stage; None if that did not run.
-    """
-
-    train_loss_without_dropout: Amount | None
-    plateau_epochs: Number
-
-
-class AblationDepth(Record):
-    """One depth; `initial_norms` are by hidden layer the gradient's norm of the fresh weights, mean over seeds.
-
-    None if the diagnose stage, which measures it, did not run.
-    """
-
-    num_layers: Count
-    initial_norms: Annotated[list[Amount], Field(min_length=1)] | None
-    seeds: Seeds[AblationSeed]
-
-
-class Ablation(Record):
-    """One experiment.
-
-    `changes` are the switches that differ from the study, `parameters` all that the runs recorded, with dotted names;
-    `git_commits` and `git_dirty` say which code trained: the commits that were checked out, and whether any run's code
-    differed from its commit.
-    """
-
-    name: Text
-    command: Text
-    changes: Annotated[dict[Text, Any], Field(min_length=1)]
-    parameters: dict[Text, Any]
-    data_sha256: Text
-    device: Text
-    git_commits: list[Text]
-    git_dirty: bool | None
-    depths: Annotated[list[AblationDepth], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        for name, value in self.changes.items():
-            if self.parameters.get(name) != value:
-                raise ValueError(f"changes have {name} {value}, parameters {self.parameters.get(name)}")
-        expected = self.parameters.get("train.seeds")
-        for depth in self.depths:
-            if (found := [seed.seed for seed in depth.seeds]) != expected:
-                raise ValueError(f"depth {depth.num_layers} has the seeds {found}, train.seeds is {expected}")
-        return self
-
-
-class AblationsFile(Record):
-    """ablations/results.json."""
-
-    experiments: list[Ablation]

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 
 from newllm.analysis import records
-from newllm.analysis.ablations import compared, load_ablations
 from newllm.analysis.formats import settings
 from newllm.analysis.inference import Answer, Difference, answer, compare
 from newllm.analysis.published import STUDY_DATA, STUDY_DEPTHS, STUDY_NUM_SEEDS, STUDY_SWITCHES, STUDY_TRAINING
@@ -43,8 +42,6 @@ class Study:
     data_deviations: Sequence[str]  # of text or prediction task: the published points are of something else
     training_deviations: Sequence[str]  # of model, training, seeds or depths
     parameters: Mapping[str, Any]  # by dotted name, all that the specification prescribes; or “not recorded”
-    commands: Mapping[str, str]  # what made the changed runs, where that was recorded
-    left_out: Sequence[str]  # which changed runs cannot be compared with these results, and why
 
     @cached_property
     def answer(self) -> Answer:
@@ -99,10 +96,7 @@ def load_study(root: Path, depths: Iterable[int], config: Config) -> Study:
     studied, tuned, sizes = by_depth[num_layers], config.search.depths, config.lstm.hidden_sizes
     equal = sorted((int(depth), size) for depth, size in config.search.equal_parameters.items())
     confirmed = partial(records.load_confirmed, root, data_sha256=studied.about["data_sha256"])
-    recipes = [confirmed("recipes", name) for name in config.recipes]
-    ablations = [] if recipes else load_ablations(root / "ablations/results.json")
-    ablated, left_out = compared(ablations, studied, by_depth)
-    changed = [*recipes, *ablated]
+    changed = [confirmed("recipes", name) for name in config.recipes]
     order = list(dict.fromkeys(str(group.changes) for group in changed))
     otherwise = {f"data.{name}": value for name, value in config.data}
     otherwise |= {name: off for name, (_, off) in STUDY_SWITCHES.items()}
@@ -127,8 +121,6 @@ def load_study(root: Path, depths: Iterable[int], config: Config) -> Study:
         data_deviations=_deviations(STUDY_DATA, parameters),
         training_deviations=_deviations(STUDY_TRAINING | STUDY_SWITCHES, parameters) + _coverage(results, parameters),
         parameters=parameters,
-        commands={one.name: one.command for one in ablations if ablated},
-        left_out=left_out,
     )
 
 
