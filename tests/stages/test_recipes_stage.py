@@ -11,6 +11,8 @@ import yaml
 from safetensors.torch import load_file
 
 from demo.run import copy_project, environment
+from newllm.analysis.formats import settings
+from newllm.analysis.records import load_confirmed
 from newllm.errors import UserError
 from stages import recipes
 from tests.test_pipeline import SMALL, Project, ran
@@ -75,6 +77,14 @@ def test_what_a_recipe_came_to(project: Project) -> None:
         assert len(seed["initial_norms"]) == 3
     assert metrics["test_ppl"] == pytest.approx(sum(seed["test_ppl"] for seed in run["seeds"]) / 2)
     assert load_file(project.folder / "models/recipes/mine/weights.safetensors")["hidden.3.weight"].shape == (2, 8, 8)
+
+
+def test_the_report_reads_it(project: Project) -> None:
+    found = load_confirmed(project.folder, "recipes", "mine", results(project, "mine")["runs"][0]["data_sha256"])
+    assert (found.name, found.num_layers, len(found.seeds)) == ("mine", 3, 2)
+    assert found.has("train_loss_without_dropout")
+    assert len(found.norms["initial"]) == 3
+    assert settings(found.changes) == "residual connections, learning rate × 2.0"
 
 
 def test_a_recipe_that_changes_runs_again_alone(project: Project) -> None:
