@@ -98,6 +98,9 @@ def test_titles_say_what_is_shown(tmp_path: Path) -> None:
     assert len(found["grown_contexts"].panels) == 2, "a panel a depth"
     changes = [row for row in rows(found["grown_contexts"]) if row.get("series") == "finetune"]
     assert changes[-1]["change"] == pytest.approx(-0.5), "of the same seeds"
+    assert "From depth 4 to 6" in found["fit"].title
+    (tmp_path / "metrics/diagnostics/4.json").unlink()
+    assert "From depth 1 to 6" in drawn(reload(tmp_path, (1, 4, 6)))["fit"].title, "of the best nothing is known"
 
 
 @pytest.mark.parametrize(("end", "has_plateau"), [(20.0, True), (10.0, False), (70.0, False)])

@@ -217,7 +217,8 @@ def _fit(study: Study) -> Figure | None:
         tooltip=_tips(series=None, num_layers=None, loss=".3f"),
     )
     first, last = min(measured), max(measured)
-    start = study.best.num_layers if first < study.best.num_layers < last else first
+    best = study.best.num_layers
+    start = best if best in measured and best < last else first
     loss, gap = (
         signed(fmean(measured[last].values(name)) - fmean(measured[start].values(name))) for name in (TRAIN_LOSS, GAP)
     )
