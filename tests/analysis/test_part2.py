@@ -53,6 +53,13 @@ def test_recipes_stand_by_change_and_depth(root: Path) -> None:
     assert [group.name for group in load(root, plan(recipes=("a", "b", "c"))).changed] == ["c", "a", "b"]
 
 
+@pytest.mark.parametrize("value", ["\ud800", float("inf")])
+def test_changes_that_cannot_be_written(root: Path, value: Any) -> None:
+    change_details(root / "metrics/recipes/he-6.json", lambda details: details["changes"].update(initialisation=value))
+    with pytest.raises(UserError, match=r"recipes/he-6\.json: changes: expected finite numbers"):
+        load(root)
+
+
 def test_a_recipe_that_does_not_say_what_it_changes(root: Path) -> None:
     change_details(root / "metrics/recipes/he-6.json", lambda details: details.pop("changes"))
     with pytest.raises(UserError, match=r"recipes/he-6\.json: key changes is missing; run `dvc repro recipes@he-6`"):

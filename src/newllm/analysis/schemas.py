@@ -340,6 +340,6 @@ class Confirmed(LayerMetrics, OpenRecord):
     """Details of a model's confirmation, whatever kind: each has `recipe` or `changes`, and most a hidden size."""
 
     recipe: Recipe | None = None
-    changes: dict[Text, Any] | None = None
+    changes: Parameters | None = None
     hidden_size: Count | None = None
     runs: One[MeasuredRun]
