@@ -105,7 +105,7 @@ def params_case(draw: Draw, place: Path) -> str:
         text = dumped.encode(errors="surrogatepass")
     path.write_bytes(text)
     config = load_config(path)
-    path.write_text(yaml.safe_dump(config.model_dump()), encoding="utf-8")
+    path.write_text(yaml.safe_dump(config.model_dump(exclude_unset=True)), encoding="utf-8")
     assert load_config(path) == config, "does not come back as it was written"
     return "accepted"
 
