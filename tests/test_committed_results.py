@@ -63,14 +63,22 @@ def seconds_of(results: Any) -> float:
     return 0.0
 
 
+def seconds(path: Path, *keys: str) -> list[str]:
+    """Of parts of one record, as docs/search.md has them; a dash for each if there is no such record."""
+    if not path.exists():
+        return ["–"] * len(keys)
+    record = json.loads(path.read_text())
+    (found,) = record["tuning" if path.parent.name == "tuning" else "details"]
+    return [f"{seconds_of(found[key]):.0f}" for key in keys]
+
+
 def test_the_documented_seconds_of_the_searches_are_the_committed_ones() -> None:
-    rows = re.findall(r"^\| (\d)[^|]* \| (\d+) \| (\d+) \| (\S+) \|$", (ROOT / "docs/search.md").read_text(), re.M)
-    documented = {depth: (int(trials), int(finalists), confirmed) for depth, trials, finalists, confirmed in rows}
-    committed = {}
-    for path in (ROOT / "metrics/tuning").glob("*.json"):
-        (search,) = json.loads(path.read_text())["tuning"]
-        tuned = ROOT / "metrics/tuned" / path.name
-        runs = json.loads(tuned.read_text())["details"][0]["runs"] if tuned.exists() else []
-        parts = [round(seconds_of(part)) for part in (search["trials"], search["finalists"], runs)]
-        committed[path.stem] = parts[0], parts[1], str(parts[2]) if runs else "–"
-    assert documented == committed
+    rows = re.findall(r"^\| (\d|LSTM of \d+)[^|]*((?:\| \S+ ){4})\|$", (ROOT / "docs/search.md").read_text(), re.M)
+    metrics, committed = ROOT / "metrics", {}
+    for path in metrics.glob("tuning/*.json"):
+        committed[path.stem] = seconds(path, "trials", "finalists")
+        committed[path.stem] += seconds(metrics / "tuned" / path.name, "runs")
+        committed[path.stem] += seconds(metrics / "equal" / path.name, "runs")
+    for path in metrics.glob("lstm/*.json"):
+        committed[f"LSTM of {path.stem}"] = [*seconds(path, "trials", "finalists", "runs"), "–"]
+    assert {name: cells.replace("|", " ").split() for name, cells in rows} == committed
