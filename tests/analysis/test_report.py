@@ -22,7 +22,7 @@ from tests.analysis.metrics_files import (
     write_diagnostics,
     write_supplements,
 )
-from tests.analysis.part2_files import write_part_two, write_recipe, write_tuned
+from tests.analysis.part2_files import RECIPE, write_part_two, write_recipe, write_tuned
 from tests.analysis.studies import PERPLEXITIES, plan, reload, study
 
 ROOT = Path(__file__).parents[2]
@@ -167,11 +167,11 @@ def test_effects_against_scipy(tmp_path: Path) -> None:
 def test_facts_of_changed_recipes(tmp_path: Path) -> None:
     means = {2: 19.75, 3: 19.72, 4: 19.7, 5: 19.7, 6: 19.71, 7: 19.69, 8: 19.7}
     names = [
-        "residual connections were tried at depths 2 to 8",
+        "residual connections were tried at depths 5 to 8",
         "with residual connections depths differ less than a tenth as much",
         "no residual network beats the best depth",
         "residual connections keep the gradients of one layer",
-        "residual connections help from depth 4 on",
+        "residual connections help from depth 5 on",
         "residual connections win fit and widen the gap from depth 5 on",
         "warm-up changes nothing that is shown",
     ]
@@ -206,11 +206,12 @@ def test_facts_of_changed_recipes(tmp_path: Path) -> None:
     assert holding({**means, 8: 20.1}) == all_but(1), "0.41 of 3.4 apart"
     assert holding(means, best=19.8) == all_but(2)
     assert holding(means, gradient=0.0005) == all_but(3), "one layer has 0.001"
-    assert holding({**means, 4: 19.9}) == all_but(4)
+    assert holding({**means, 5: 20.1}) == all_but(1, 4, 5)
+    assert holding({depth: means[depth] for depth in (5, 6, 7, 8)}) == all_but()
     assert holding(means, share=0.1) == all_but(5), "less overfitting"
     assert holding(means, share=0.9) == all_but(5), "fit, and a smaller gap"
     assert holding(means, ({"warmup_epochs": 10}, {6: 20.7})) == all_but(6)
-    assert holding({4: 19.7})[0] is False
+    assert holding({depth: means[depth] for depth in (2, 3, 4, 5, 6, 8)})[0] is False
     assert holding({}, ({}, {})) == [False] * 7
 
 
@@ -312,6 +313,7 @@ def test_part_two(tmp_path: Path) -> None:
     assert depths[3][6] == "× 2, dropout 0.3, residual, He, linear"
     assert depths[1][3:] == ["–"] * 4, "depth 2 was not tuned"
     assert "their finalists 1.8, the confirmed models" in found[0], "three depths, two finalists, three seeds, 6 s"
+    assert "Winners exchanged" not in found[0]
     tested = next(rows for header, rows in every.items() if header.startswith("| layers | tuned PPL minus"))
     assert [(row[0], number(row[1]), row[4]) for row in tested] == [("1", 0.2, "**worse**"), ("6", 0.01, "nothing")]
     within = next(rows for header, rows in more.items() if header.startswith("| layers | best validation PPL within"))
@@ -350,6 +352,26 @@ def test_part_two(tmp_path: Path) -> None:
     claims = next(rows for header, rows in every.items() if header.startswith("| claim"))
     assert len(claims) == 7
     assert len(found[0].split()) <= 3000
+
+
+@pytest.mark.parametrize(("mean", "shown"), [(19.22, "None is"), (19.0, "So depth 3 is")])
+def test_winners_that_were_exchanged(tmp_path: Path, mean: float, shown: str) -> None:
+    """Recipes that won at other depths, and none that won at their own or nowhere."""
+    study(tmp_path, {3: 19.5}, epochs=150)
+    write_part_two(tmp_path)
+    write_tuned(tmp_path, 4, 19.2, dropout=0.1, initialisation="normal", schedule="constant")
+    write_recipe(tmp_path, "deep-3", 3, mean, **RECIPE)
+    write_recipe(tmp_path, "deep-1", 1, 19.4, **RECIPE)
+    write_recipe(tmp_path, "plain-6", 6, 19.3, learning_rate_factor=2, residual=True)
+    planned = plan((1, 4, 6), recipes=("deep-3", "deep-1", "plain-6"))
+    (found,) = re.findall(r"Winners exchanged: (.*\n.*)", texts(reload(tmp_path, planned=planned))[0])
+    first, second = (
+        f"depth 3 with the recipe of 1, 6 comes to {mean:.2f} ± ",
+        "depth 6 with the recipe of 4 comes to 19.30 ± ",
+    )
+    assert re.fullmatch(
+        rf"{first}[\d.]+; {second}[\d.]+\.\n{shown} shown to be better than depth 4 with its own\.", found
+    )
 
 
 def test_the_answer_follows_the_rule(tmp_path: Path) -> None:

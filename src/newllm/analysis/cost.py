@@ -77,6 +77,21 @@ def total_seconds(groups: Iterable[Group]) -> float:
     return sum(float(group.curve["seconds"].sum()) for group in groups if len(group.curve))
 
 
+def minutes(study: Study) -> dict[str, float]:
+    """Part of the study beside its depths, in words → minutes of training; nothing of parts that were not trained."""
+    searches = [search.seconds for search in study.tuning.values()]
+    seconds = {
+        "the grown contexts": total_seconds(study.grown),
+        "the trials of the searches": sum(trials for trials, _ in searches),
+        "their finalists": sum(finalists for _, finalists in searches),
+        "the confirmed models": total_seconds(study.tuned.values()),
+        "those of equal parameters": total_seconds(study.equal.values()),
+        "the changed recipes": total_seconds(study.changed),
+        "the LSTM": total_seconds(study.lstm.values()) + sum(sum(one.seconds) for one in study.lstm_searches.values()),
+    }
+    return {part: one / 60 for part, one in seconds.items() if one}
+
+
 def seeds_side_by_side(groups: Iterable[Group]) -> int:
     """The most seeds that were trained at once: they have equal shares of the time of an epoch, to the last digit."""
     first = [group.curve.loc[group.curve["epoch"] == 1, "seconds"] for group in groups]

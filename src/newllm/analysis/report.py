@@ -75,7 +75,7 @@ def facts(study: Study, effects: Sequence[Effect]) -> Facts:
     depths = study.depths
     residual = {one.group.num_layers: one for one in effects if settings(one.group.changes) == "residual connections"}
     eight = residual.get(8)
-    helped = [one.val_ppl.below for depth, one in residual.items() if depth >= 4]
+    helped = [one.val_ppl.below for depth, one in residual.items() if depth >= 5]
     won = [one.split and one.split.saving == "fit" and one.split.gap.above for d, one in residual.items() if d >= 5]
     excesses = [one and one.excess for one in claims.excesses(depths).values()]
     warm = [one.val_ppl for one in effects if any(name.endswith("warmup_epochs") for name in one.group.changes)]
@@ -103,11 +103,11 @@ def facts(study: Study, effects: Sequence[Effect]) -> Facts:
         "claim 7 is open": outcomes[6] == "undecided",
         "all deeper depths underfit": _all(kind == "underfitting" for kind in excesses),
         "gradients at the start vanish with depth": bool(single and plain is not None and plain < single / 100),
-        "residual connections were tried at depths 2 to 8": list(residual) == [2, 3, 4, 5, 6, 7, 8],
+        "residual connections were tried at depths 5 to 8": {5, 6, 7, 8} <= residual.keys(),
         "with residual connections depths differ less than a tenth as much": apart[0] < 0.1 * apart[1],
         "no residual network beats the best depth": _all(not one.against_best.below for one in residual.values()),
         "residual connections keep the gradients of one layer": bool(single and kept and kept >= single),
-        "residual connections help from depth 4 on": bool(won) and all(helped),
+        "residual connections help from depth 5 on": _all(helped),
         "residual connections win fit and widen the gap from depth 5 on": _all(won),
         "warm-up changes nothing that is shown": _all(not (one.above or one.below) for one in warm),
         "growing gains nothing over longer training": bool(grown) and not gaining(study),
@@ -173,6 +173,29 @@ def continued(study: Study) -> Continued | None:
     return Continued(parts, stretch, compare({6: (parts, stretch)})[6], more, _place(6, more))
 
 
+class Exchanged(NamedTuple):
+    """A depth trained with the recipe that the searches chose for others."""
+
+    group: Group
+    winners: list[int]  # the depths that it was chosen for
+    against_best: Difference  # validation perplexity minus that of the best tuned depth; a family over all of these
+
+
+def exchanged(study: Study, best: Group) -> list[Exchanged]:
+    """The changed recipes that won elsewhere, in their order."""
+    knobs = ("dropout", "residual", "initialisation")
+    usual = {name: study.parameters[f"model.{name}"] for name in knobs}
+    usual |= {"schedule": study.parameters["train.schedule"], "learning_rate_factor": 1.0}
+    chosen = {depth: {**usual, "residual": False, **one.changes} for depth, one in study.tuned.items()}
+    found = []
+    for group in study.changed:
+        winners = [depth for depth, recipe in chosen.items() if recipe == {**usual, **group.changes}]
+        if winners and group.num_layers not in winners:
+            found.append((group, winners))
+    tests = compare({i: (group, best) for i, (group, _) in enumerate(found)})
+    return [Exchanged(*one, tests[i]) for i, one in enumerate(found)]
+
+
 def late_gain(group: Group) -> float | None:
     """By how much the lowest validation loss fell in the last epochs, in nats; mean over the seeds that had them."""
     losses = [list(rows["val_loss"]) for rows in group.curves() if len(rows) > LATE]
@@ -209,6 +232,7 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
         "study": study,
         "continued": continued(study),
         "effects": effects,
+        "exchanged": exchanged(study, tuned.best) if tuned else [],
         "facts": facts(study, effects),
         "verdicts": claims.judge(study.depths) if study.comparable else [],
         "tuned_verdicts": claims.judge(study.tuned) if study.comparable and tuned else [],
@@ -220,7 +244,6 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
         "within": within,
         "importances": tuning.importances(study.tuning),
         "trials": [trial for search in study.tuning.values() for trial in search.trials],
-        "finalists": [seed for search in study.tuning.values() for one in search.finalists for seed in one.seeds],
         "gains": compare({depth: (study.depths[depth], study.tuned[depth]) for depth in both}),
         "ways": ways(study, tuned),
         "matters": inference.MATTERS,

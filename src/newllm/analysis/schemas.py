@@ -335,6 +335,12 @@ class Search(OpenRecord):
             raise ValueError(f"chosen is at an end of the range of {unknown[0]}, of which space has no values")
         return self
 
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Of training: all trials together, and all further seeds of the finalists."""
+        further = [seed.train_seconds for one in self.finalists for seed in one.seeds]
+        return sum(trial.train_seconds for trial in self.trials), sum(further)
+
 
 class Confirmed(LayerMetrics, OpenRecord):
     """Details of a model's confirmation, whatever kind: each has `recipe` or `changes`, and most a hidden size."""
