@@ -37,6 +37,7 @@ TINY: dict[str, Any] = {
     "data": {"vocabulary_size": 20},
     "model": {"embedding_dim": 8, "context_dim": 6, "hidden_size": 12},
     "train": {"epochs": 4, "batch_size": 32, "base_learning_rate": 0.02, "base_batch_size": 16, "precision": "fp32"},
+    "lstm": {"hidden_sizes": []},
     "search": {
         "depths": [],
         "equal_parameters": {},
