@@ -105,7 +105,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     for all_of_it, some_of_it in (
         ('[1, 2, 3, 4, 5, 6, 7, 8, "${model.num_layers}"]', '[1, "${model.num_layers}"]'),
         ("sweep: 1 2 3 4 5 6 7 8", 'sweep: "1"'),
-        ("  - best: 3", "  - best: 1"),
+        ("  - best: tuned/2", "  - best: 1"),
         ("{depth: [1, 4], pattern: [freeze, finetune, longer, scratch]}", "{depth: [1], pattern: [freeze]}"),
     ):
         assert text.count(all_of_it) == 1

@@ -114,8 +114,13 @@ def test_artifacts_are_the_models_of_every_depth_and_the_best() -> None:
     expected = {f"depth-{depth}": f"models/{depth}" for depth in depths} | {"new-llm": "models/${best}"}
     assert {name: artifact["path"] for name, artifact in PIPELINE["artifacts"].items()} == expected
     assert {artifact["type"] for artifact in PIPELINE["artifacts"].values()} == {"model"}
-    layers = {depth: json.loads((ROOT / f"metrics/layers/{depth}.json").read_text()) for depth in depths}
-    assert PIPELINE["vars"][1:] == [{"best": min(layers, key=lambda depth: float(layers[depth]["val_ppl"]))}]
+    measured = {str(depth): f"layers/{depth}" for depth in depths} | {
+        f"tuned/{depth}": f"tuned/{depth}" for depth in depths
+    }
+    found = {
+        name: json.loads((ROOT / f"metrics/{file}.json").read_text())["val_ppl"] for name, file in measured.items()
+    }
+    assert PIPELINE["vars"][1:] == [{"best": min(found, key=lambda name: float(found[name]))}]
 
 
 def test_the_report_looks_for_what_expand_writes() -> None:

@@ -24,6 +24,8 @@ from newllm.errors import UserError
 from newllm.files import write_checksum, write_json
 from newllm.measurement.diagnostics import sample_windows
 from newllm.model.definition import logits
+from newllm.usage.card import figures_of, model_card
+from newllm.usage.project import open_model
 from stages import build_vocabulary, confirm, download, tokenize, tune
 from tests.test_pipeline import SMALL, Project
 
@@ -186,6 +188,9 @@ def test_a_confirmation_is_the_winner_with_fresh_seeds(
     assert metrics["val_ppl"] == pytest.approx(sum(seed["val_ppl"] for seed in run["seeds"]) / seeds)
     if kind == "tuned":
         assert metrics["gain"] == pytest.approx(70.5 - metrics["val_ppl"])
+        model = open_model(project.folder, 2, seed=11, tuned=True)
+        card = model_card(model, figures_of(model, project.folder), project.folder)
+        assert f"| validation PPL | {run['seeds'][1]['val_ppl']:.2f} | {metrics['val_ppl']:.2f} ± " in card
     else:
         assert "gain" not in metrics
     splits = [

@@ -10,6 +10,7 @@ from newllm.config import load_config
 from newllm.data.vocabulary import build_tokenizer, save_tokenizer
 from newllm.files import write_checksum, write_json
 from newllm.model.definition import ModelShape, Parameters, initial_parameters
+from newllm.studies.tuning import parameters_of
 from newllm.training.records import RowResult, Training
 from newllm.training.weights import TrainingRecord, save
 
@@ -50,25 +51,48 @@ def write_project(folder: Path) -> Path:
     config = load_config(folder / "params.yaml")
     (folder / "models").mkdir()
     for depth, val_losses in VAL_LOSSES.items():
+        parameters = {"model": config.model.model_dump(exclude={"num_layers"}), "train": config.train.model_dump()}
         shape = ModelShape(4 + WORDS, 5, 6, 8, depth, residual=True)
-        results = [
-            RowResult(seed, 3, 4, False, 1.5 + seed, val_loss, 2.5, 100.0)
-            for seed, val_loss in zip(SEEDS, val_losses, strict=True)
-        ]
-        record = TrainingRecord(
-            shape=shape,
-            parameters={"model": config.model.model_dump(exclude={"num_layers"}), "train": config.train.model_dump()},
-            data_sha256="5" * 64,
-            device="CPU",
-            precision="fp32",
-            torch_version="2",
-            git_commit=None,
-            git_dirty=None,
-            seeds=results,
-        )
-        save(folder / f"models/{depth}", Training(random_parameters(shape), [], results), record)
+        record = write_model(folder / f"models/{depth}", shape, val_losses, parameters)
         write_metrics(folder / "metrics", depth, record)
     return folder
+
+
+def write_model(
+    folder: Path, shape: ModelShape, val_losses: tuple[float, ...], parameters: dict[str, Any]
+) -> TrainingRecord:
+    """Weights and record of SEEDS as a training leaves them."""
+    results = [
+        RowResult(seed, 3, 4, False, 1.5 + seed, val_loss, 2.5, 100.0)
+        for seed, val_loss in zip(SEEDS, val_losses, strict=True)
+    ]
+    record = TrainingRecord(
+        shape=shape,
+        parameters=parameters,
+        data_sha256="5" * 64,
+        device="CPU",
+        precision="fp32",
+        torch_version="2",
+        git_commit=None,
+        git_dirty=None,
+        seeds=results,
+    )
+    save(folder, Training(random_parameters(shape), [], results), record)
+    return record
+
+
+def write_tuned(project: Path) -> None:
+    """A better model of depth 2, without residual connections, as confirm leaves it."""
+    shape = ModelShape(4 + WORDS, 5, 6, 8, 2)
+    (project / "models/tuned").mkdir()
+    parameters = parameters_of(load_config(project / "params.yaml"))
+    record = write_model(project / "models/tuned/2", shape, (1.1, 1.0), parameters)
+    recipe = {"learning_rate_factor": 2.0, "dropout": 0.3, "residual": False, "initialisation": "he"}
+    figures: dict[str, Any] = {"val_ppl": 20.25, "val_accuracy": 0.40625, "test_ppl": 21.5}
+    seeds = [result.__dict__ | figures | {"val_ppl": 10.5 + result.seed} for result in record.seeds]
+    tuned = figures | {"num_seeds": 2, "recipe": recipe | {"schedule": "linear"}}
+    tuned |= {"runs": [{"data_sha256": record.data_sha256, "seeds": seeds}]}
+    write_json(project / "metrics/tuned/2.json", {"details": [tuned]})
 
 
 def write_metrics(folder: Path, depth: int, record: TrainingRecord) -> None:

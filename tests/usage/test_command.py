@@ -12,7 +12,7 @@ from newllm.errors import UserError
 from newllm.usage.command import app, main
 from newllm.usage.perplexity import row_scores
 from newllm.usage.project import open_model
-from tests.usage.conftest import ROWS
+from tests.usage.conftest import ROWS, write_tuned
 
 TEXT = "The song was a song\n\nof it ! " + "\n  the   YEAR"
 
@@ -101,9 +101,23 @@ def test_lines_add_up_to_the_total(shared_project: Path) -> None:
 
 def test_info_names_each_depth(shared_project: Path, tmp_path: Path) -> None:
     rows = [line.split() for line in call(shared_project, "info")[0].splitlines()[1:]]
-    assert [(row[0], row[2], row[3]) for row in rows] == [("2", "1.5500", "7"), ("3", "1.3500", "0")]
-    assert [len(row) > 6 for row in rows] == [False, True], "the best depth is marked"
+    assert [(*row[:2], *row[3:5]) for row in rows] == [
+        ("2", "notebook", "1.5500", "7"),
+        ("3", "notebook", "1.3500", "0"),
+    ]
+    assert [len(row) > 7 for row in rows] == [False, True], "the best depth is marked"
     assert "make demo" in call(tmp_path, "info")[0]
+
+
+def test_tuned_models_are_told_from_the_notebooks(project: Path) -> None:
+    write_tuned(project)
+    rows = [line.split() for line in call(project, "info")[0].splitlines()[1:]]
+    assert [row[:2] for row in rows if len(row) > 7] == [["2", "tuned"]], "the best is marked"
+    scored = [
+        call(project, "perplexity", "-", "--json", *more, stdin=TEXT)[0] for more in ([], ["--notebook"], ["--tuned"])
+    ]
+    assert [(one["depth"], one["tuned"]) for one in map(json.loads, scored)] == [(2, True), (3, False), (2, True)]
+    assert "tuned depth 2, trained with seed 7" in call(project, "perplexity", "-", stdin=TEXT)[0]
 
 
 @pytest.mark.parametrize(

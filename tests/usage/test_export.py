@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,10 +22,10 @@ from newllm.errors import UserError
 from newllm.files import read_json, write_json
 from newllm.model.definition import logits
 from newllm.usage import export
-from newllm.usage.card import model_card
+from newllm.usage.card import figures_of, model_card
 from newllm.usage.export import export_model, tokenizer_configuration
 from newllm.usage.project import TrainedModel, open_model
-from tests.usage.conftest import WORDS
+from tests.usage.conftest import WORDS, write_tuned
 
 SPECIAL = st.sampled_from(
     ["<unk>", "<pad>", "<BOS>", "<eos>", "a<eos>", "song", "The", "İ", "ẞ", "\x85", "\x1c", "\u200b"]
@@ -204,10 +205,14 @@ def test_dropout_is_of_training_alone(loaded: Any) -> None:
     assert not torch.equal(loaded(tokens).logits, loaded(tokens).logits)
 
 
+def card(model: TrainedModel, project: Path) -> str:
+    return model_card(model, figures_of(model, project), project)
+
+
 def test_the_card_has_the_figures_of_the_model(shared_project: Path, model: TrainedModel) -> None:
     cells = [
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in model_card(model, shared_project).splitlines()
+        for line in card(model, shared_project).splitlines()
         if line.startswith("| v") or line.startswith("| t")
     ]
     assert [row[1:] for row in cells] == [
@@ -222,14 +227,39 @@ def test_the_card_of_one_seed_has_no_intervals(project: Path) -> None:
     path = project / "metrics/layers/3.json"
     layers = read_json(path, "evaluate@3")["details"][0]
     write_json(path, {"details": [{name: value for name, value in layers.items() if "ci95" not in name}]})
-    assert "±" not in model_card(open_model(project, 3), project).split("## Figures")[1].split("|", 1)[1]
+    assert "±" not in card(open_model(project, 3), project).split("## Figures")[1].split("|", 1)[1]
 
 
 @pytest.mark.parametrize("source", ["wikitext", "folder", "synthetic"])
 def test_only_wikitext_is_named_as_a_dataset(project: Path, source: str) -> None:
     text = (project / "params.yaml").read_text().replace("source: wikitext", f"source: {source}")
     (project / "params.yaml").write_text(text.replace("folder: null", "folder: texts"))
-    assert ("Salesforce/wikitext" in model_card(open_model(project), project)) == (source == "wikitext")
+    assert ("Salesforce/wikitext" in card(open_model(project), project)) == (source == "wikitext")
+
+
+def test_a_tuned_model(project: Path) -> None:
+    """Its card has its own figures and its recipe; of metrics or parameters of another training it says so."""
+    write_tuned(project)
+    model = open_model(project)
+    text = card(model, project)
+    cells = [row.strip("|").split("|") for row in text.splitlines() if row.startswith(("| v", "| t"))]
+    assert [[cell.strip() for cell in row] for row in cells] == [
+        ["validation PPL", "17.50", "20.25"],
+        ["validation accuracy", "40.62 %", "40.62 %"],
+        ["test PPL", "21.50", "21.50"],
+    ]
+    assert re.search(r"dropout 0\.3.*2 times.*of He.*no residual.*falls to zero", text, re.S)
+    export_model(model, project, project / "exported")
+    settings = read_json(project / "exported/config.json", "export")
+    assert (settings["dropout"], settings["residual"], settings["num_hidden_layers"]) == (0.3, False, 2)
+    path = project / "metrics/tuned/2.json"
+    path.write_text(path.read_text().replace("5" * 64, "6" * 64))
+    with pytest.raises(UserError, match=r"tuned/2\.json: figures of another training; run `dvc repro confirm@2`"):
+        card(model, project)
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("patience: 30", "patience: 31"))
+    with pytest.raises(UserError, match=r"params\.yaml: .*tuned depth 2.*other parameters.*dvc repro confirm@2"):
+        card(model, project)
 
 
 def test_figures_of_another_training_are_refused(project: Path) -> None:
@@ -244,10 +274,10 @@ def test_figures_of_another_training_are_refused(project: Path) -> None:
     for other in others:
         write_json(path, {"runs": [other]})
         with pytest.raises(UserError, match=r"runs/3\.json: .*dvc repro evaluate@3"):
-            model_card(model, project)
+            card(model, project)
     write_json(path, {"runs": [{}]})
     with pytest.raises(UserError, match=r"runs/3\.json: runs\.0\.data_sha256: .*dvc repro evaluate@3"):
-        model_card(model, project)
+        card(model, project)
 
 
 def test_other_parameters_are_refused_and_nothing_is_left(project: Path, model: TrainedModel) -> None:

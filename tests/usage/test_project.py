@@ -11,8 +11,8 @@ from newllm.data.vocabulary import build_tokenizer, save_tokenizer
 from newllm.errors import UserError
 from newllm.files import write_checksum
 from newllm.training.weights import load
-from newllm.usage.project import best_depth, best_seed, mean_val_loss, open_model, training_records
-from tests.usage.conftest import ROWS
+from newllm.usage.project import Name, best_of, best_seed, mean_val_loss, open_model, training_records
+from tests.usage.conftest import ROWS, write_tuned
 
 
 def test_records_are_of_depths_in_order(project: Path) -> None:
@@ -22,14 +22,16 @@ def test_records_are_of_depths_in_order(project: Path) -> None:
     )
     shutil.copytree(project / "models/2", project / "models/expand/4-freeze")
     (project / "models/5").mkdir()
-    assert list(training_records(project)) == [2, 3, 10]
+    assert list(training_records(project)) == [Name(2), Name(3), Name(10)]
 
 
 def test_the_best_are_those_of_the_lowest_validation_loss(shared_project: Path) -> None:
     records = training_records(shared_project)
-    assert {depth: mean_val_loss(record) for depth, record in records.items()} == pytest.approx({2: 1.55, 3: 1.35})
-    assert best_depth(records) == 3
-    assert {depth: best_seed(record) for depth, record in records.items()} == {2: 7, 3: 0}
+    assert {name: mean_val_loss(record) for name, record in records.items()} == pytest.approx(
+        {(2, False): 1.55, (3, False): 1.35}
+    )
+    assert best_of(records) == Name(3)
+    assert [best_seed(record) for record in records.values()] == [7, 0]
 
 
 @pytest.mark.parametrize(
@@ -45,8 +47,28 @@ def test_a_model_has_the_weights_of_its_seed(
     assert all(torch.equal(model.parameters[name][0], value[place]) for name, value in parameters.items())
 
 
+def test_a_tuned_model_is_taken_where_it_is_the_best_or_asked_for(project: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"no trained model of tuned depth 2.*dvc pull .*confirm@2.*dvc repro confirm@2"
+    ):
+        open_model(project, 2, tuned=True)
+    write_tuned(project)
+    assert list(training_records(project)) == [Name(2), Name(2, tuned=True), Name(3)]
+    for arguments, found in [((None,), (2, True)), ((2,), (2, True)), ((3,), (3, False))]:
+        assert open_model(project, *arguments).name == found
+    assert open_model(project, tuned=False).name == (3, False)
+    assert open_model(project, 2, tuned=False).name == (2, False)
+    tuned = open_model(project, tuned=True)
+    assert (tuned.shape.residual, tuned.seed, str(tuned.name)) == (False, 7, "tuned depth 2")
+    (project / "models/tuned/2/weights.safetensors").unlink()
+    with pytest.raises(UserError, match=r"tuned/2/weights\.safetensors: no such file; run `dvc repro confirm@2`"):
+        open_model(project)
+
+
 def test_what_is_missing_is_named_with_ways_to_get_it(project: Path) -> None:
-    with pytest.raises(UserError, match=r"models/9: .*depths 2, 3.*dvc pull .*train@9.*dvc repro train@9.*make demo"):
+    with pytest.raises(
+        UserError, match=r"of depth 9, there is depth 2, depth 3; .*train@9.*dvc repro train@9.*make demo"
+    ):
         open_model(project, 9)
     with pytest.raises(UserError, match=r"seed 3: .*seeds 0, 7"):
         open_model(project, 2, 3)

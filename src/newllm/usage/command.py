@@ -41,6 +41,14 @@ Depth = Annotated[
         show_default="the depth at hand with the lowest validation loss",
     ),
 ]
+Tuned = Annotated[
+    bool | None,
+    typer.Option(
+        "--tuned/--notebook",
+        help="Trained with the best recipe that the search found for its depth, or with the notebook's.",
+        show_default="whichever at hand has the lowest validation loss",
+    ),
+]
 HERE = Path()
 
 
@@ -56,6 +64,7 @@ def generate(
         ),
     ] = None,
     depth: Depth = None,
+    tuned: Tuned = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation, in words.")] = 50,
     temperature: Annotated[
         float, typer.Option(min=0, help="Below 1 more likely words, above 1 less; 0: always the likeliest.")
@@ -87,7 +96,7 @@ def generate(
     from newllm.usage.project import open_model
 
     torch.set_num_threads(1)  # products this small gain nothing from more, which would wait for one another
-    model = open_model(project, depth, model_seed)
+    model = open_model(project, depth, model_seed, tuned)
     recurrence, tokenizer = model.recurrence(), model.tokenizer
     sampling = Sampling(temperature, top_k, top_p, unk)
     live = sys.stdout.isatty()
@@ -114,6 +123,7 @@ def generate(
 def perplexity(
     file: Annotated[str, typer.Argument(help="Text in UTF-8, a row a line; - reads standard input.", metavar="FILE")],
     depth: Depth = None,
+    tuned: Tuned = None,
     by_line: Annotated[
         bool, typer.Option("--by-line", help="A JSON object for each row with a word; the total follows on stderr.")
     ] = False,
@@ -133,7 +143,7 @@ def perplexity(
     from newllm.usage.perplexity import Score, row_scores
     from newllm.usage.project import open_model
 
-    model = open_model(project, depth, model_seed)
+    model = open_model(project, depth, model_seed, tuned)
     total = Score()
     for number, score in row_scores(model.recurrence(), encode(model.tokenizer, _rows(file))):
         total += score
@@ -141,13 +151,14 @@ def perplexity(
             print(json.dumps({"row": number} | score.figures()), flush=True)
     if not total.rows:
         raise UserError(f"{file}: no row has a word; give a text with words, a row a line")
-    figures = {"depth": model.shape.num_layers, "model_seed": model.seed, "rows": total.rows} | total.figures()
+    about = {"depth": model.shape.num_layers, "tuned": model.name.tuned, "model_seed": model.seed}
+    figures = about | {"rows": total.rows} | total.figures()
     if as_json:
         print(json.dumps(figures), file=sys.stderr if by_line else sys.stdout)
         return
     print(
         f"{total.rows:,} rows of {total.words:,} words, {figures['unk_share_pct']:.2f} % <unk>; "
-        f"depth {model.shape.num_layers}, trained with seed {model.seed}\n"
+        f"{model.name}, trained with seed {model.seed}\n"
         f"words and ends of rows  loss {figures['loss']:.4f} nats  PPL {figures['ppl']:.4f}\n"
         f"  without <unk>         loss {figures['loss_without_unk']:.4f} nats  PPL {figures['ppl_without_unk']:.4f}\n"
         f"words alone                               PPL {figures['word_ppl']:.4f}",
@@ -159,6 +170,7 @@ def perplexity(
 def export(
     folder: Annotated[Path, typer.Argument(help="A new folder.")],
     depth: Depth = None,
+    tuned: Tuned = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed that the model was trained with.", show_default="the best one")
     ] = None,
@@ -172,27 +184,28 @@ def export(
     from newllm.usage.export import export_model
     from newllm.usage.project import open_model
 
-    model = open_model(project, depth, seed)
+    model = open_model(project, depth, seed, tuned)
     export_model(model, project, folder)
-    print(f"{folder}: depth {model.shape.num_layers}, trained with seed {model.seed}; README.md says how to use it")
+    print(f"{folder}: {model.name}, trained with seed {model.seed}; README.md says how to use it")
 
 
 @app.command()
 def info(project: Project = HERE) -> None:
     """Says which models are at hand, and which one is taken where no depth is given."""
-    from newllm.usage.project import best_depth, best_seed, mean_val_loss, remedy, training_records
+    from newllm.usage.project import best_of, best_seed, mean_val_loss, remedy, training_records
 
     records = training_records(project)
     if not records:
         print(f"{project / 'models'}: no model is there; {remedy()}")
         return
-    best = best_depth(records)
-    print(f"{'depth':>5} {'parameters':>11} {'mean val loss':>14} {'best seed':>10}  all seeds")
-    for depth, record in records.items():
+    best = best_of(records)
+    print(f"{'depth':>5} {'recipe':>8} {'parameters':>11} {'mean val loss':>14} {'best seed':>10}  all seeds")
+    for name, record in records.items():
         seeds = ", ".join(str(result.seed) for result in record.seeds)
         print(
-            f"{depth:>5} {record.shape.num_params:>11,} {mean_val_loss(record):>14.4f} {best_seed(record):>10}  {seeds}"
-            + ("  <- taken by default" if depth == best else "")
+            f"{name.num_layers:>5} {'tuned' if name.tuned else 'notebook':>8} {record.shape.num_params:>11,} "
+            f"{mean_val_loss(record):>14.4f} {best_seed(record):>10}  {seeds}"
+            + ("  <- taken by default" if name == best else "")
         )
 
 

@@ -11,7 +11,7 @@ from newllm.data.vocabulary import BOS, EOS, PAD, SPECIAL_TOKENS
 from newllm.errors import UserError
 from newllm.files import atomic_path, write_json
 from newllm.model.definition import Parameters
-from newllm.usage.card import model_card
+from newllm.usage.card import figures_of, model_card
 from newllm.usage.project import TrainedModel
 
 CODE = ("configuration_newllm.py", "modeling_newllm.py")
@@ -29,12 +29,13 @@ def export_model(model: TrainedModel, project: Path, folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: there is something already; name a new folder, or remove this one")
-    card = model_card(model, project)
+    figures = figures_of(model, project)
+    card = model_card(model, figures, project)
     templates = resources.files("newllm.usage") / "huggingface"
     with atomic_path(folder) as beside:
         beside.mkdir()
         (beside / "model.safetensors").write_bytes(save(tensors(model.parameters), {"format": "pt"}))
-        write_json(beside / "config.json", configuration(model))
+        write_json(beside / "config.json", configuration(model, figures.dropout))
         write_json(beside / "generation_config.json", generation_configuration())
         write_json(beside / "tokenizer_config.json", tokenizer_configuration())
         (beside / "tokenizer.json").write_text(tokenizer(model.tokenizer).to_str(pretty=True) + "\n", encoding="utf-8")
@@ -54,7 +55,7 @@ def tensors(parameters: Parameters) -> Parameters:
     return renamed
 
 
-def configuration(model: TrainedModel) -> dict[str, Any]:
+def configuration(model: TrainedModel, dropout: float) -> dict[str, Any]:
     """config.json."""
     shape = model.shape
     return {
@@ -67,7 +68,7 @@ def configuration(model: TrainedModel) -> dict[str, Any]:
         "hidden_size": shape.hidden_size,
         "num_hidden_layers": shape.num_layers,
         "residual": shape.residual,
-        "dropout": model.record.parameters["model"]["dropout"],
+        "dropout": dropout,
         "pad_token_id": PAD,
         "bos_token_id": BOS,
         "eos_token_id": EOS,

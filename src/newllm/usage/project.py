@@ -1,7 +1,9 @@
 """The trained models of a project's folder: which there are, which is best, and one of them ready for use."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import ValidationError
 from tokenizers import Tokenizer
@@ -16,10 +18,31 @@ from newllm.usage.recurrence import Recurrence
 TOKENIZER = Path("data/tokenizer.json")
 
 
+class Name(NamedTuple):
+    """Which training: of this depth, with the notebook's recipe or tuned, with the best one that a search found."""
+
+    num_layers: int
+    tuned: bool = False
+
+    def __str__(self) -> str:
+        return f"{'tuned ' if self.tuned else ''}depth {self.num_layers}"
+
+    @property
+    def folder(self) -> Path:
+        """Of its weights, in the project."""
+        return Path("models", *(["tuned"] if self.tuned else []), str(self.num_layers))
+
+    @property
+    def stage(self) -> str:
+        """Which trains it."""
+        return f"{'confirm' if self.tuned else 'train'}@{self.num_layers}"
+
+
 @dataclass(frozen=True)
 class TrainedModel:
     """One trained model with its tokenizer: parameters stacked [1, ...], in float32 on the CPU."""
 
+    name: Name
     seed: int
     parameters: Parameters
     record: TrainingRecord
@@ -35,21 +58,26 @@ class TrainedModel:
         return Recurrence(self.parameters, self.shape.residual)
 
 
-def training_records(project: Path) -> dict[int, TrainingRecord]:
-    """The record of each depth that was trained in this project and is at hand; an empty dictionary where none is.
+def training_records(project: Path) -> dict[Name, TrainingRecord]:
+    """The record of each training in this project whose weights are at hand, by depth; empty where none are.
 
     Raises:
         UserError: a record is damaged.
     """
-    folders = [path.parent for path in (project / "models").glob(f"*/{RECORD}") if path.parent.name.isdecimal()]
+    names = [
+        Name(int(path.parent.name), tuned)
+        for tuned in (False, True)
+        for path in (project / Name(0, tuned).folder.parent).glob(f"*/{RECORD}")
+        if path.parent.name.isdecimal()
+    ]
     records = {}
-    for folder in sorted(folders, key=lambda folder: int(folder.name)):
-        stage = f"train@{folder.name}"
+    for name in sorted(names):
+        path = project / name.folder / RECORD
         try:
-            records[int(folder.name)] = TrainingRecord.model_validate(read_json(folder / RECORD, stage))
+            records[name] = TrainingRecord.model_validate(read_json(path, name.stage))
         except ValidationError as error:
             problem = f"not the record of a training ({error.error_count()} problems)"
-            raise UserError(f"{folder / RECORD}: {problem}; run `dvc repro {stage}` to train again") from None
+            raise UserError(f"{path}: {problem}; run `dvc repro {name.stage}` to train again") from None
     return records
 
 
@@ -58,9 +86,9 @@ def mean_val_loss(record: TrainingRecord) -> float:
     return sum(result.val_loss for result in record.seeds) / len(record.seeds)
 
 
-def best_depth(records: dict[int, TrainingRecord]) -> int:
-    """The depth with the lowest mean validation loss."""
-    return min(records, key=lambda depth: mean_val_loss(records[depth]))
+def best_of(records: Mapping[Name, TrainingRecord]) -> Name:
+    """The training with the lowest mean validation loss."""
+    return min(records, key=lambda name: mean_val_loss(records[name]))
 
 
 def best_seed(record: TrainingRecord) -> int:
@@ -68,39 +96,49 @@ def best_seed(record: TrainingRecord) -> int:
     return min(record.seeds, key=lambda result: result.val_loss).seed
 
 
-def open_model(project: Path, num_layers: int | None = None, seed: int | None = None) -> TrainedModel:
-    """Reads one model; by default the best depth that is at hand, and its best seed.
+def open_model(
+    project: Path, num_layers: int | None = None, seed: int | None = None, tuned: bool | None = None
+) -> TrainedModel:
+    """Reads one model: of those of this depth, tuned or not, the best training that is at hand, and its best seed.
 
     Raises:
         UserError: there is no such model, or a file is missing or damaged.
     """
-    records = training_records(project)
-    if not records or (num_layers is not None and num_layers not in records):
-        there = f"only depths {', '.join(map(str, records))} are there" if records else "no model is there"
-        raise UserError(
-            f"{project / 'models' / str(num_layers or '')}: no trained model, {there}; {remedy(num_layers)}"
-        )
-    depth = best_depth(records) if num_layers is None else num_layers
-    parameters, record = load(project / "models" / str(depth), depth)
+    every = training_records(project)
+    records = {
+        name: record
+        for name, record in every.items()
+        if num_layers in (None, name.num_layers) and tuned in (None, name.tuned)
+    }
+    if not records:
+        wanted = f" of {Name(num_layers, bool(tuned))}" if num_layers else ""
+        there = f"there is {', '.join(map(str, every))}" if every else "no model is there"
+        raise UserError(f"{project / 'models'}: no trained model{wanted}, {there}; {remedy(num_layers, bool(tuned))}")
+    name = best_of(records)
+    folder = project / name.folder
+    try:
+        parameters, record = load(folder, name.num_layers)
+    except UserError as error:  # which knows of part 1 alone
+        raise UserError(str(error).replace(Name(name.num_layers).stage, name.stage)) from None
     seeds = [result.seed for result in record.seeds]
     if seed is not None and seed not in seeds:
-        raise UserError(f"seed {seed}: {project / 'models' / str(depth)} holds the seeds {', '.join(map(str, seeds))}")
+        raise UserError(f"seed {seed}: {folder} holds the seeds {', '.join(map(str, seeds))}")
     chosen = best_seed(record) if seed is None else seed
     tokenizer = load_tokenizer(project / TOKENIZER)
     check_sha256(project / TOKENIZER, "build_vocabulary")
     if tokenizer.get_vocab_size() != record.shape.vocabulary_size:
         raise UserError(
-            f"{project / TOKENIZER}: found {tokenizer.get_vocab_size()} ids, but the model of depth {depth} has "
-            f"{record.shape.vocabulary_size}; run `dvc repro train@{depth}` to train with this vocabulary"
+            f"{project / TOKENIZER}: found {tokenizer.get_vocab_size()} ids, but the model of {name} has "
+            f"{record.shape.vocabulary_size}; run `dvc repro {name.stage}` to train with this vocabulary"
         )
     place = slice(seeds.index(chosen), seeds.index(chosen) + 1)
-    return TrainedModel(chosen, {name: value[place] for name, value in parameters.items()}, record, tokenizer)
+    return TrainedModel(name, chosen, {key: value[place] for key, value in parameters.items()}, record, tokenizer)
 
 
-def remedy(num_layers: int | None = None) -> str:
+def remedy(num_layers: int | None = None, tuned: bool = False) -> str:
     """How to get trained weights."""
-    depth = num_layers or "<depth>"
+    stage = Name(num_layers, tuned).stage if num_layers else f"{'confirm' if tuned else 'train'}@<depth>"
     return (
-        f"fetch it by `dvc pull build_vocabulary train@{depth}` if the project has a DVC remote, train it by "
-        f"`dvc repro train@{depth}`, or make small ones in a few minutes by `make demo` and add `--project build/demo`"
+        f"fetch it by `dvc pull build_vocabulary {stage}` if the project has a DVC remote, train it by "
+        f"`dvc repro {stage}`, or make small ones in a few minutes by `make demo` and add `--project build/demo`"
     )
