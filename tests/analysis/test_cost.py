@@ -11,6 +11,7 @@ from newllm.analysis.cost import (
     effort,
     embedding_share,
     main_target,
+    minutes,
     petaflop_per_epoch,
     seeds_side_by_side,
     startup_seconds,
@@ -22,8 +23,8 @@ from newllm.analysis.study import Study
 from newllm.errors import UserError
 from newllm.model.definition import ModelShape
 from tests.analysis.metrics_files import PARAMETERS, final_perplexity, write_all
-from tests.analysis.part2_files import write_lstm, write_tuned
-from tests.analysis.studies import plan, reload
+from tests.analysis.part2_files import write_lstm, write_part_two, write_tuned
+from tests.analysis.studies import plan, reload, study
 
 POSITIONS = 51_026 * 63
 
@@ -175,3 +176,14 @@ def test_damaged_data_metrics(tmp_path: Path, content: str, expected: str) -> No
     assert expected in str(caught.value)
     assert str(path) in str(caught.value)
     assert "`dvc repro tokenize`" in str(caught.value)
+
+
+def test_minutes_of_every_part(tmp_path: Path) -> None:
+    """By hand: trials take 9 s, further seeds of finalists 6 s, models of part 2 four epochs of 1.5 s."""
+    own = study(tmp_path)
+    notebook = sum(group.curve["seconds"].sum() for group in own.depths.values()) / 60
+    assert minutes(own) == {"the notebook’s recipe": pytest.approx(notebook)}
+    write_part_two(tmp_path)
+    planned = plan((1, 4, 6), {4: 464, 6: 400}, ("he-6", "notebook-6"), (396,))
+    seconds = [3 * 20 * 9, 3 * 6 * 6, 3 * 10 * 6, 2 * 5 * 6, 2 * 5 * 6, 10 * 6 + 20 * 9 + 6 * 6]
+    assert list(minutes(reload(tmp_path, planned=planned)).values())[1:] == pytest.approx([one / 60 for one in seconds])

@@ -11,7 +11,7 @@ from scipy import stats
 
 from newllm.analysis import report
 from newllm.analysis.inference import prediction_interval
-from newllm.analysis.report import Facts, at_epoch, continued, effects_of, facts, given, late_gain, render
+from newllm.analysis.report import Facts, at_epoch, continued, effects_of, facts, given, late_gain, render, unfinished
 from newllm.analysis.study import Study, by_change, spread
 from newllm.config import Config
 from stages.report import load
@@ -312,7 +312,6 @@ def test_part_two(tmp_path: Path) -> None:
     assert [number(cell) for cell in depths[3][2:6]] == pytest.approx([19.9, 19.2, 0.7, 18.2])
     assert depths[3][6] == "× 2, dropout 0.3, residual, He, linear"
     assert depths[1][3:] == ["–"] * 4, "depth 2 was not tuned"
-    assert "their finalists 1.8, the confirmed models" in found[0], "three depths, two finalists, three seeds, 6 s"
     assert "Winners exchanged" not in found[0]
     tested = next(rows for header, rows in every.items() if header.startswith("| layers | tuned PPL minus"))
     assert [(row[0], number(row[1]), row[4]) for row in tested] == [("1", 0.2, "**worse**"), ("6", 0.01, "nothing")]
@@ -337,11 +336,11 @@ def test_part_two(tmp_path: Path) -> None:
         ["20.50", "notebook’s recipe, soonest", "1"],
         ["20.50", "tuned, soonest", "1"],
         ["20.50", "tuned, best", "4"],
-        ["20.50", "LSTM, soonest", "1"],
+        ["20.50", "LSTM, soonest (396)", "1"],
         ["19.64", "notebook’s recipe, soonest", "3"],
         ["19.64", "tuned, soonest", "1"],
         ["19.64", "tuned, best", "4"],
-        ["19.64", "LSTM, soonest", "1"],
+        ["19.64", "LSTM, soonest (396)", "1"],
     ]
     search = next(rows for header, rows in tables(found[1]).items() if header.startswith("| search | trials"))
     assert [row[:4] for row in search] == [
@@ -352,6 +351,18 @@ def test_part_two(tmp_path: Path) -> None:
     claims = next(rows for header, rows in every.items() if header.startswith("| claim"))
     assert len(claims) == 7
     assert len(found[0].split()) <= 3000
+
+
+def test_models_that_trained_to_their_last_epoch(tmp_path: Path) -> None:
+    study(tmp_path)
+    write_part_two(tmp_path)
+
+    def stop(details: dict[str, Any]) -> None:
+        for seed in details["runs"][0]["seeds"][:3]:
+            seed["stopped_early"] = True
+
+    change_json(tmp_path / "metrics/tuned/4.json", stop)
+    assert unfinished(reload(tmp_path, planned=ALL).tuned.values()) == 27
 
 
 @pytest.mark.parametrize(("mean", "shown"), [(19.22, "None is"), (19.0, "So depth 3 is")])

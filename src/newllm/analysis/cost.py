@@ -78,9 +78,10 @@ def total_seconds(groups: Iterable[Group]) -> float:
 
 
 def minutes(study: Study) -> dict[str, float]:
-    """Part of the study beside its depths, in words → minutes of training; nothing of parts that were not trained."""
+    """Part of the study, in words → minutes of training; nothing of parts that were not trained."""
     searches = [search.seconds for search in study.tuning.values()]
     seconds = {
+        "the notebook’s recipe": total_seconds(study.depths.values()),
         "the grown contexts": total_seconds(study.grown),
         "the trials of the searches": sum(trials for trials, _ in searches),
         "their finalists": sum(finalists for _, finalists in searches),

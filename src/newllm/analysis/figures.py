@@ -16,7 +16,7 @@ import vl_convert
 
 from newllm.analysis.fit import GAP, TRAIN_LOSS
 from newllm.analysis.formats import signed
-from newllm.analysis.inference import answer, best_of
+from newllm.analysis.inference import MATTERS, answer, best_of
 from newllm.analysis.published import POINTS, TRAJECTORY
 from newllm.analysis.records import PATTERNS, PLATEAU_PPL, Group
 from newllm.analysis.schemas import Search
@@ -170,7 +170,7 @@ def _perplexity_by_depth(study: Study) -> Figure:
         )
         title += f"tuned{_so_far(study)}"
     subtitle = "large marks: means with 95 % intervals; small dots: single models"
-    subtitle += "; the notebook trained one of each" if study.comparable else ""
+    subtitle += "; the notebook trained one of each, 6 layers for 200 epochs" if study.comparable else ""
     dots = _seeds(study.depths).mark_circle(size=40, opacity=0.35, color=COLOURS[0])
     return Figure("perplexity_by_depth", title, subtitle, [dots + _means(lines, published=study.comparable)])
 
@@ -187,8 +187,9 @@ def _tuned(study: Study) -> Figure | None:
     dots = _seeds(tuned).mark_circle(size=36, opacity=0.4, color="#666666", xOffset=16)
     found = f"depths {', '.join(map(str, best))} are best, or not shown to be worse"
     title = f"Tuned, {found if len(best) > 1 else f'depth {best[0]} is best'}{_so_far(study)}"
-    subtitle = "means with 95 % intervals, and beside them single models with fresh seeds"
-    return Figure("tuned", title, subtitle, [dots + _means(lines)])
+    limit = _chart({"val_ppl": [best_of(tuned).mean("val_ppl") + MATTERS]}, y="val_ppl:Q").mark_rule(strokeDash=[6, 3])
+    subtitle = f"means with 95 % intervals, and beside them single models; dashed: {MATTERS:g} above the lowest mean"
+    return Figure("tuned", title, subtitle, [limit + dots + _means(lines)])
 
 
 def _changed(study: Study) -> Figure | None:
@@ -198,9 +199,14 @@ def _changed(study: Study) -> Figure | None:
     changes = {name[:60]: groups for name, groups in families(study.changed).items()}
     own = {name: spread(study.depths[d] for d in groups if d in study.depths) for name, groups in changes.items()}
     most = max(changes, key=lambda name: own[name] - spread(changes[name].values()))
-    title = f"With {most} the depths are {spread(changes[most].values()):.2f} apart, without {own[most]:.2f}"
-    subtitle = f"means with 95 % intervals; the title compares depths {', '.join(map(str, changes[most]))}"
-    return Figure("changed_recipes", title, subtitle, [_means({_ours(study): study.depths, **changes}, connected=True)])
+    depths = ", ".join(map(str, changes[most]))
+    title = f"With {most} depths {depths} are {spread(changes[most].values()):.2f} apart, without {own[most]:.2f}"
+    return Figure(
+        "changed_recipes",
+        title,
+        "means with 95 % intervals",
+        [_means({_ours(study): study.depths, **changes}, connected=True)],
+    )
 
 
 def _fit(study: Study) -> Figure | None:
@@ -292,7 +298,9 @@ def _grown(study: Study) -> Figure | None:
     gains = [f"{pattern} at depth {depth}" for depth, pattern in gaining(study)]
     none = "No grown context is shown to beat longer training"
     title = f"Beats longer training: {', '.join(gains)}" if gains else none
-    return Figure("grown_contexts", title, "means over the seeds until the first stops", panels)
+    return Figure(
+        "grown_contexts", title, "means over the seeds until the first stops; the panels’ scales differ", panels
+    )
 
 
 def _importances(study: Study) -> Figure | None:
@@ -307,7 +315,7 @@ def _importances(study: Study) -> Figure | None:
     )
     labels = bars.mark_text(align="left", dx=6, fontSize=14).encode(text=alt.Text("share:Q", format=".0%"))
     first = next(iter(shares))
-    title = f"What makes a trial one of the best tenth: {first}, {shares[first]:.0%}"
+    title = f"What sets the best tenth of the trials apart: {first}, {shares[first]:.0%}"
     subtitle = "shares by PED-ANOVA over all trials of all depths; they are no shares of variance"
     return Figure("importances", title, subtitle, [bars.mark_bar(color=COLOURS[0]) + labels], 36 * len(shares))
 
@@ -345,7 +353,8 @@ def _searches(study: Study) -> Figure | None:
     rate, dropout = (f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in ends)
     title = f"The best recipes have learning rate × {rate} and dropout {dropout}"
     subtitle = (
-        "lowest validation perplexity of the trials there; framed: the winner by further seeds; ×: all left early"
+        "lowest validation perplexity of the trials there; framed: the winner by further seeds; "
+        "×: all left early; white: not tried"
     )
     return Figure("searches", title, subtitle, panels, 165, 4)
 
@@ -361,5 +370,5 @@ def _cells(depth: int, search: Search) -> pd.DataFrame:
     return cells.assign(
         stopped=cells["tried"] - cells["ended"],
         chosen=(cells["rate"] == chosen.learning_rate_factor) & (cells["dropout"] == chosen.dropout),
-        label=[f"{value:.1f}" if value > 0 else "×" for value in cells["val_ppl"]],
+        label=[f"{value:.2f}" if value > 0 else "×" for value in cells["val_ppl"]],
     )

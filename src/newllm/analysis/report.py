@@ -202,6 +202,11 @@ def late_gain(group: Group) -> float | None:
     return mean_interval([min(one[:-LATE]) - min(one) for one in losses]).mean if losses else None
 
 
+def unfinished(groups: Iterable[Group]) -> int:
+    """How many models trained to their last epoch, so that more might have made them better."""
+    return sum(list(group.seeds["stopped_early"]).count(False) for group in groups)
+
+
 def at_epoch(group: Group, epoch: int, name: str) -> list[float]:
     """A figure of every seed that trained in an epoch."""
     return [float(value) for value in group.curve.loc[group.curve["epoch"] == epoch, name]]
@@ -215,7 +220,7 @@ def _environment() -> Environment:
         keep_trailing_newline=True, autoescape=False,  # noqa: S701 (Markdown, which the page escapes where it becomes HTML)
     )  # fmt: skip
     found.filters.update(FILTERS)
-    tools = (against, at_epoch, by_change, compare, families, given, growth, late_gain, mean_interval)
+    tools = (against, at_epoch, by_change, compare, families, given, growth, late_gain, mean_interval, unfinished)
     found.globals.update({tool.__name__: tool for tool in (*tools, spread)})
     found.globals.update(claims=claims, cost=cost, fit=fit, inference=inference, published=published)
     return found
