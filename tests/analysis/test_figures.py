@@ -9,6 +9,7 @@ import altair as alt
 import pytest
 
 from newllm.analysis.figures import Figure, draw_all
+from newllm.analysis.inference import MATTERS
 from newllm.analysis.study import Study
 from tests.analysis.metrics_files import final_perplexity, write_all, write_supplements
 from tests.analysis.part2_files import write_part_two, write_recipe
@@ -87,6 +88,13 @@ def test_a_map_of_each_search(tmp_path: Path) -> None:
     assert [place for place, row in cells.items() if row["label"] == "×"] == [(1.0, 0.1), (4.0, 0.0)]
     assert cells[2.0, 0.3]["val_ppl"] == pytest.approx(19.204), "as trained there"
     assert [place for place, row in cells.items() if row["chosen"]] == [(2.0, 0.3)]
+
+
+def test_the_least_difference_that_matters_is_drawn_above_the_best_tuned_depth(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    write_part_two(tmp_path)
+    found = rows(drawn(reload(tmp_path, (1, 4, 6), plan(tuned=(1, 4, 6))))["tuned"])
+    assert [row["val_ppl"] for row in found if row.keys() == {"val_ppl"}] == [pytest.approx(19.2 + MATTERS)]
 
 
 def test_titles_say_what_is_shown(tmp_path: Path) -> None:

@@ -403,6 +403,17 @@ def test_the_answer_follows_the_rule(tmp_path: Path) -> None:
     assert "left out here" in other, "not the study’s depths"
 
 
+@pytest.mark.parametrize(("next_best", "told"), [(19.36, True), (19.34, False)])
+def test_whether_the_lead_rests_on_one_recipe(tmp_path: Path, next_best: float, told: bool) -> None:
+    """Depth 4 leads by 0.2: its next best recipe would by less than 0.05, or by more."""
+    study(tmp_path, {3: 19.5})
+    for depth, mean in ((4, 19.2), (6, 19.4)):
+        write_tuned(tmp_path, depth, mean)
+    found = tmp_path / "metrics/tuning/4.json"
+    change_json(found, lambda file: file["tuning"][0]["finalists"][1].update(val_ppl=next_best))
+    assert (f"next best came to {next_best:.2f}" in texts(reload(tmp_path, planned=plan((4, 6))))[0]) == told
+
+
 def test_depth_6_as_the_notebook_trained_it(tmp_path: Path) -> None:
     """Five seeds of standard deviation 0.0316: one more falls within 2.776 · 0.0316 · √1.2 = 0.0962 of the mean."""
     write_all(tmp_path)

@@ -114,7 +114,7 @@ def figures_of(model: TrainedModel, project: Path) -> Figures:
     trained = {"model": config.model.model_dump(exclude={"num_layers"}), "train": config.train.model_dump()}
     if name.tuned:  # what a recipe chooses is not among the parameters
         found = model.record.parameters
-        trained = {part: {key: trained[part].get(key) for key in values} for part, values in found.items()}
+        trained = {part: {key: trained.get(part, {}).get(key) for key in values} for part, values in found.items()}
     if model.record.parameters != trained:
         raise UserError(
             f"{project / 'params.yaml'}: the model of {name} was trained with other parameters, and its card "

@@ -138,7 +138,10 @@ def open_model(
 def remedy(num_layers: int | None = None, tuned: bool = False) -> str:
     """How to get trained weights."""
     stage = Name(num_layers, tuned).stage if num_layers else f"{'confirm' if tuned else 'train'}@<depth>"
-    return (
-        f"fetch it by `dvc pull build_vocabulary {stage}` if the project has a DVC remote, train it by "
-        f"`dvc repro {stage}`, or make small ones in a few minutes by `make demo` and add `--project build/demo`"
-    )
+    ways = [
+        f"fetch it by `dvc pull build_vocabulary {stage}` if the project has a DVC remote",
+        f"train it by `dvc repro {stage}`",
+    ]
+    if not tuned:  # which the demo does not do
+        ways.append("make small ones in a few minutes by `make demo` and add `--project build/demo`")
+    return ", or ".join(ways)
