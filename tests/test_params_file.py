@@ -12,7 +12,6 @@ from dvc.utils.serialize import load_yaml, modify_yaml
 
 from newllm.config import load_config
 from tests.checkout import ROOT
-from tests.test_config_recipes import documented
 
 PARAMS = ROOT / "params.yaml"
 
@@ -72,16 +71,6 @@ def test_a_recipe_is_added_and_taken_out_again(params: Path) -> None:
     assert params.read_text(encoding="utf-8") == text
     apply_overrides(params, ["~recipes.mine", "~recipes.two"])
     assert params.read_text(encoding="utf-8") == PARAMS.read_text(encoding="utf-8")
-
-
-def test_the_documented_recipes_are_as_dvc_writes_them(params: Path) -> None:
-    text = params.read_text(encoding="utf-8") + documented()
-    params.write_text(text, encoding="utf-8")
-    for value in ("true", "false", "true"):
-        apply_overrides(params, [f"recipes.residual-8.residual={value}"])
-    apply_overrides(params, ["train.epochs=151", "+recipes.mine={num_layers: 2}"])
-    apply_overrides(params, ["train.epochs=150", "~recipes.mine"])
-    assert params.read_text(encoding="utf-8") == text
 
 
 def test_no_folder_is_an_empty_value_or_null(params: Path) -> None:
