@@ -2,18 +2,18 @@
 
 import csv
 import io
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import pandas as pd
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from newllm.analysis import schemas
 from newllm.errors import UserError
+from newllm.files import read_json
 from newllm.measurement.intervals import Estimate, mean_interval
 
 PLATEAU_PPL = 60.0
@@ -76,26 +76,20 @@ class Group:
 
 @dataclass(frozen=True)
 class Source:
-    """A file of results, and what to do if it is wrong; every method raises UserError if it is."""
+    """A file of results, and the stage that writes it; every method raises UserError if the file is wrong."""
 
     path: Path
-    remedy: str
-
-    @classmethod
-    def of(cls, path: Path, stage: str) -> Self:
-        """A file that a stage writes."""
-        return cls(path, f"run `dvc repro {stage}` to write it again")
+    stage: str
 
     @classmethod
     def pair(cls, root: Path, kind: str, key: int | str) -> tuple[Self, Self]:
         """The metrics and the curves of a model that a stage writes."""
-        paths = (root / f"metrics/{kind}/{key}.json", root / f"plots/{kind}/{key}.csv")
-        metrics, curves = (cls.of(path, f"{STAGES.get(kind, kind)}@{key}") for path in paths)
-        return metrics, curves
+        stage = f"{STAGES.get(kind, kind)}@{key}"
+        return cls(root / f"metrics/{kind}/{key}.json", stage), cls(root / f"plots/{kind}/{key}.csv", stage)
 
     def problem(self, what: str) -> UserError:
         """The error that says what is wrong and what to do."""
-        return UserError(f"{self.path}: {what}; {self.remedy}")
+        return UserError(f"{self.path}: {what}; run `dvc repro {self.stage}` to write it again")
 
     def check(self, **pairs: tuple[object, object]) -> None:
         """Compares what was found with what was expected, by name."""
@@ -103,24 +97,9 @@ class Source:
             if found != expected:
                 raise self.problem(f"found {name} {found}, expected {expected}")
 
-    def _parsed(self, parse: Callable[[str], Any]) -> Any:
-        try:
-            return parse(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise self.problem("no such file") from None
-        except (ValueError, RecursionError, csv.Error) as error:
-            raise self.problem(f"not valid {self.path.suffix[1:].upper()} ({error})") from None
-
-    def json(self) -> dict[str, Any]:
-        """The object in a JSON file."""
-        value = self._parsed(json.loads)
-        if not isinstance(value, dict):
-            raise self.problem(f"found a JSON {type(value).__name__}, expected an object")
-        return value
-
     def record(self, key: str, model: type[_Model]) -> _Model:
         """The one record in a list of a metrics file; plain figures beside it, for DVC to compare, say the same."""
-        plain = self.json()
+        plain = read_json(self.path, self.stage)
         records = plain.pop(key, None)
         if not isinstance(records, list) or len(records) != 1 or not isinstance(records[0], dict):
             raise self.problem(f"found {records!r:.60} as {key}, expected a list of one object")
@@ -145,12 +124,18 @@ class Source:
 
     def curve(self, num_layers: int, seeds: pd.DataFrame) -> pd.DataFrame:
         """The rows of a curve file by seed and epoch, which must be those of the seeds."""
-        cells = self._parsed(lambda text: [*csv.DictReader(io.StringIO(text, newline=""), restkey="more", strict=True)])
+        try:
+            text = io.StringIO(self.path.read_text(encoding="utf-8"), newline="")
+            cells = [*csv.DictReader(text, restkey="more", strict=True)]
+        except FileNotFoundError:
+            raise self.problem("no such file") from None
+        except (ValueError, csv.Error) as error:
+            raise self.problem(f"not valid CSV ({error})") from None
         rows = self.valid(list[schemas.CurveRow], cells)
         for row in rows:
             self.check(num_layers=(row.num_layers, num_layers))
         self.check(seeds=(sorted({row.seed for row in rows}), sorted(seeds["seed"])))
-        curve = table_of(rows).sort_values(["seed", "epoch"], ignore_index=True)
+        curve = pd.DataFrame([row.model_dump() for row in rows]).sort_values(["seed", "epoch"], ignore_index=True)
         for seed, run in zip(seeds["seed"], seeds["epochs_run"], strict=True):
             epochs = list(curve.loc[curve["seed"] == seed, "epoch"])
             if len(epochs) != run or epochs != list(range(1, len(epochs) + 1)):
@@ -159,31 +144,21 @@ class Source:
         return curve
 
 
-def table_of(rows: Sequence[BaseModel]) -> pd.DataFrame:
-    """A row a record, a column a field."""
-    return pd.DataFrame([row.model_dump() for row in rows])
-
-
-def mean_norms(norms: Sequence[Sequence[float]]) -> list[float]:
-    """Norms by layer [seeds, layers] as means over seeds."""
-    return [math.fsum(layer) / len(layer) for layer in zip(*norms, strict=True)]
-
-
 def trained(
     metrics: schemas.LayerMetrics, seeds: Sequence[schemas.SeedRun], sources: Sequence[Source], **more: Any
 ) -> Group:
     """A group of models; UserError if the means and the curve, from these two sources, are of other seeds."""
-    table, (source, curves) = table_of(seeds), sources
+    table, (source, curves) = pd.DataFrame([seed.model_dump() for seed in seeds]), sources
     source.check(num_seeds=(metrics.num_seeds, len(table)))
     for figure in ("val_ppl", "test_ppl", "val_accuracy", "test_accuracy"):
         found, mean = getattr(metrics, figure), table[figure].mean()
         if not math.isclose(found, mean, rel_tol=1e-3):
             raise source.problem(f"found {figure} {found:g}, but the mean of the seeds is {mean:g}")
     curve = curves.curve(metrics.num_layers, table)
-    runs = [curve[curve["seed"] == seed] for seed in table["seed"]]
-    table["plateau_epochs"] = [[*(rows["val_ppl"] < PLATEAU_PPL), True].index(True) for rows in runs]
-    table["joules"] = [rows["joules"].astype(float).sum(skipna=False) for rows in runs]
-    return Group(num_layers=metrics.num_layers, num_params=metrics.num_params, seeds=table, curve=curve, **more)
+    group = Group(num_layers=metrics.num_layers, num_params=metrics.num_params, seeds=table, curve=curve, **more)
+    table["plateau_epochs"] = [[*(rows["val_ppl"] < PLATEAU_PPL), True].index(True) for rows in group.curves()]
+    table["joules"] = [rows["joules"].astype(float).sum(skipna=False) for rows in group.curves()]
+    return group
 
 
 def load_results(depths: Iterable[int], root: Path) -> list[Group]:
@@ -215,12 +190,12 @@ def load_grown(results: Sequence[Group], root: Path) -> list[Group]:
 
 def load_training_data(root: Path) -> schemas.TrainingData:
     """metrics/data.json; UserError if it is missing or damaged."""
-    return Source.of(root / "metrics/data.json", "tokenize").record("data", schemas.TrainingData)
+    return Source(root / "metrics/data.json", "tokenize").record("data", schemas.TrainingData)
 
 
 def load_search(root: Path, kind: str, key: int, record: str, depth: int) -> schemas.Search:
     """What a search tried and chose; UserError if the file is missing or damaged, or of another depth."""
-    source = Source.of(root / f"metrics/{kind}/{key}.json", f"{STAGES.get(kind, kind)}@{key}")
+    source, _ = Source.pair(root, kind, key)
     found = source.record(record, schemas.Search)
     source.check(num_layers=(found.num_layers, depth))
     return found
@@ -245,26 +220,28 @@ def load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str, **ex
         data_sha256=(run.data_sha256, data_sha256),
         initial_norms=([len(one) for one in norms], [metrics.num_layers] * len(norms)),
     )
-    more = {
-        "kind": KINDS[kind][0],
-        "name": KINDS[kind][1].format(key),
-        "about": run.model_dump(exclude={"seeds", "parameters"}),
-        "parameters": run.parameters | ({"model.hidden_size": size} if size else {}),
-        "changes": changes,
-        "norms": {"initial": mean_norms(norms)} if len(norms) == len(run.seeds) else {},
-    }
-    return trained(metrics, run.seeds, (source, curves), **more)
+    return trained(
+        metrics,
+        run.seeds,
+        (source, curves),
+        kind=KINDS[kind][0],
+        name=KINDS[kind][1].format(key),
+        about=run.model_dump(exclude={"seeds", "parameters"}),
+        parameters=run.parameters | ({"model.hidden_size": size} if size else {}),
+        changes=changes,
+        norms={"initial": pd.DataFrame(norms).mean().to_list()} if len(norms) == len(run.seeds) else {},
+    )
 
 
 def _load_depth(depth: int, root: Path) -> Group:
     names = (f"metrics/layers/{depth}.json", f"metrics/runs/{depth}.json", f"plots/curves/{depth}.csv")
-    layers, runs, curves = (Source.of(root / name, f"evaluate@{depth}") for name in names)
+    layers, runs, curves = (Source(root / name, f"evaluate@{depth}") for name in names)
     metrics, run = layers.record("details", schemas.LayerMetrics), runs.record("runs", schemas.RunRecord)
     layers.check(num_layers=(metrics.num_layers, depth))
     runs.check(num_layers=(run.num_layers, depth))
     about = run.model_dump(exclude={"seeds", "parameters", "num_layers"})
-    model = {"kind": "notebook", "name": "notebook", "about": about, "parameters": run.parameters}
-    return trained(metrics, run.seeds, (layers, curves), **model)
+    sources, name = (layers, curves), "notebook"
+    return trained(metrics, run.seeds, sources, kind=name, name=name, about=about, parameters=run.parameters)
 
 
 def _check_comparable(first: Group, second: Group, root: Path) -> None:
@@ -275,20 +252,14 @@ def _check_comparable(first: Group, second: Group, root: Path) -> None:
         for group in (first, second)
     )
     depth, other = first.num_layers, second.num_layers
-    for name, (value, found) in differing(ours, theirs).items():
-        raise UserError(
-            f"{root}/metrics/runs/{other}.json: depth {other} was run with {name} {found!r}, but depth {depth} with "
-            f"{value!r}; such results cannot be compared: run `dvc repro evaluate@{depth} evaluate@{other}` to bring "
-            "both up to date"
-        )
-
-
-def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted parameters whose values differ: ours, theirs; the number of layers aside."""
-    pairs = {name: (ours.get(name, "nothing"), theirs.get(name, "nothing")) for name in sorted({*ours, *theirs})}
-    return {
-        name: pair for name, pair in pairs.items() if pair[0] != pair[1] and name.rpartition(".")[2] != "num_layers"
-    }
+    for name in sorted({*ours, *theirs}):
+        value, found = ours.get(name, "nothing"), theirs.get(name, "nothing")
+        if value != found and name.rpartition(".")[2] != "num_layers":
+            raise UserError(
+                f"{root}/metrics/runs/{other}.json: depth {other} was run with {name} {found!r}, but depth {depth} "
+                f"with {value!r}; such results cannot be compared: run `dvc repro evaluate@{depth} evaluate@{other}` "
+                "to bring both up to date"
+            )
 
 
 _Seed = TypeVar("_Seed", schemas.SeedDiagnosis, schemas.GrownSeed)
@@ -307,7 +278,7 @@ def _in_order(seeds: Sequence[_Seed], base: Group, name: str, source: Source) ->
 
 
 def _diagnosed(result: Group, path: Path) -> Group:
-    source = Source.of(path, f"diagnose@{result.num_layers}")
+    source = Source(path, f"diagnose@{result.num_layers}")
     found = source.record("diagnostics", schemas.Diagnosis)
     source.check(num_layers=(found.num_layers, result.num_layers))
     found = found.model_copy(update={"seeds": _in_order(found.seeds, result, "val_loss", source)})
@@ -315,7 +286,7 @@ def _diagnosed(result: Group, path: Path) -> Group:
     seeds = result.seeds.assign(**{name: [getattr(seed, name) for seed in found.seeds] for name in names})
     layers = [f"hidden.{layer}.weight" for layer in range(1, found.num_layers + 1)]
     norms: dict[str, list[float]] = {
-        weights: mean_norms([[seed.gradient_norms[weights][layer] for layer in layers] for seed in found.seeds])
+        weights: pd.DataFrame([seed.gradient_norms[weights] for seed in found.seeds])[layers].mean().to_list()
         for weights in found.seeds[0].gradient_norms
     }
     return replace(result, seeds=seeds, norms=norms, diagnosis=found)
