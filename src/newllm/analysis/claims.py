@@ -157,8 +157,7 @@ def _overfit(groups: Groups) -> tuple[Outcome, str, str]:
     kinds = {depth: split.excess for depth, split in known.items()}
     over, under = ("overfitting" in kinds.values()), ("underfitting" in kinds.values())
     depth, last = list(known.items())[-1]
-    parts = (last.val_loss, last.train_loss, last.gap)
-    total, train_loss, gap = (signed(part, 3) for part in parts)
+    total, train_loss, gap = (signed(part, 3) for part in (last.val_loss, last.train_loss, last.gap))
     deciding = f"loss({depth}) − loss({best}) = {total} nats: training loss {train_loss}, gap {gap}"
     named = "; ".join(f"depth {depth} {kind}" for depth, kind in kinds.items())
     return _outcome(over and not under, under and not over), deciding, named
@@ -175,8 +174,7 @@ def _targets(groups: Groups) -> tuple[Outcome, str, str]:
     outcome = _outcome(all(test.below for test in tests.values()), any(test.above for test in tests.values()))
     parts: dict[bool, list[str]] = {True: [], False: []}  # by whether they decide
     for depth, test in tests.items():
-        against_limit = f"{equation(test.adjusted_p)} against {test.expected:.2f}"
-        text = f"PPL({depth}) = {number(test)} ({against_limit})"
+        text = f"PPL({depth}) = {number(test)} ({equation(test.adjusted_p)} against {test.expected:.2f})"
         parts[_outcome(test.below, test.above) is outcome].append(text)
     return outcome, "; ".join(parts[True]), "; ".join(parts[False])
 

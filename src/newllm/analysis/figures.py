@@ -7,7 +7,6 @@ viridis by depth, always with a second cue: position, shape, dash or label.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from statistics import fmean
 from typing import Any
 
 import altair as alt
@@ -111,7 +110,6 @@ def _perplexities(lowest: float, highest: float) -> alt.Scale:
 
 
 def _points(base: Any, names: Sequence[str], **marks: Any) -> Any:
-    """Marks in shapes by series."""
     style = {"size": 110, "filled": True, "opacity": 1, **marks}
     return base.mark_point(**style).encode(shape=_series(names, alt.Shape, SHAPES))
 
@@ -165,10 +163,8 @@ def _perplexity_by_depth(study: Study) -> Figure:
     if tuned := study.tuned:
         lines[f"tuned, mean of {len(next(iter(tuned.values())).seeds)}"] = tuned
     if len(tuned) > 1:
-        title = (
-            f"The lowest perplexity is at depth {study.best.num_layers} {ours}, at {best_of(tuned).num_layers} when "
-        )
-        title += f"tuned{_so_far(study)}"
+        title = f"The lowest perplexity is at depth {study.best.num_layers} {ours}, "
+        title += f"at {best_of(tuned).num_layers} when tuned{_so_far(study)}"
     subtitle = "large marks: means with 95 % intervals; small dots: single models"
     subtitle += "; the notebook trained one of each, 6 layers for 200 epochs" if study.comparable else ""
     dots = _seeds(study.depths).mark_circle(size=40, opacity=0.35, color=COLOURS[0])
@@ -201,12 +197,8 @@ def _changed(study: Study) -> Figure | None:
     most = max(changes, key=lambda name: own[name] - spread(changes[name].values()))
     depths = ", ".join(map(str, changes[most]))
     title = f"With {most} depths {depths} are {spread(changes[most].values()):.2f} apart, without {own[most]:.2f}"
-    return Figure(
-        "changed_recipes",
-        title,
-        "means with 95 % intervals",
-        [_means({_ours(study): study.depths, **changes}, connected=True)],
-    )
+    panel = _means({_ours(study): study.depths, **changes}, connected=True)
+    return Figure("changed_recipes", title, "means with 95 % intervals", [panel])
 
 
 def _fit(study: Study) -> Figure | None:
@@ -225,9 +217,7 @@ def _fit(study: Study) -> Figure | None:
     first, last = min(measured), max(measured)
     best = study.best.num_layers
     start = best if best in measured and best < last else first
-    loss, gap = (
-        signed(fmean(measured[last].values(name)) - fmean(measured[start].values(name))) for name in (TRAIN_LOSS, GAP)
-    )
+    loss, gap = (signed(measured[last].mean(name) - measured[start].mean(name)) for name in (TRAIN_LOSS, GAP))
     title = f"From depth {start} to {last}: training loss {loss}, gap to validation {gap}"
     subtitle = "means over seeds, at the best epoch; the gap is the distance of the lines"
     return Figure("fit", title, subtitle, [base.mark_line(strokeWidth=1.5) + _points(base, list(names))])
@@ -276,8 +266,8 @@ def _grown(study: Study) -> Figure | None:
     panels = []
     for depth in sorted({group.num_layers for group in study.grown}):
         base, tables = study.depths[depth], []
+        own = base.seeds.set_index("seed")["val_ppl"]
         for group in (group for group in study.grown if group.num_layers == depth):
-            own = base.seeds.set_index("seed")["val_ppl"]
             before = base.mean("val_ppl") if group.name == "scratch" else group.curve["seed"].map(own)
             rows = group.curve.assign(change=group.curve["val_ppl"] - before, series=group.name)
             together = rows[rows["epoch"] <= group.seeds["epochs_run"].min()]  # no step where a seed stops
@@ -298,9 +288,8 @@ def _grown(study: Study) -> Figure | None:
     gains = [f"{pattern} at depth {depth}" for depth, pattern in gaining(study)]
     none = "No grown context is shown to beat longer training"
     title = f"Beats longer training: {', '.join(gains)}" if gains else none
-    return Figure(
-        "grown_contexts", title, "means over the seeds until the first stops; the panels’ scales differ", panels
-    )
+    subtitle = "means over the seeds until the first stops; the panels’ scales differ"
+    return Figure("grown_contexts", title, subtitle, panels)
 
 
 def _importances(study: Study) -> Figure | None:
@@ -342,9 +331,8 @@ def _searches(study: Study) -> Figure | None:
         stopped = base.transform_filter("!isValid(datum.val_ppl)").mark_rect(color="#e4e4e4")
         tiles = base.mark_rect().encode(color=alt.Color("val_ppl:Q", scale=scale, legend=None))
         dark = f"datum.val_ppl > {lowest + SHADES / 2}"
-        texts = base.mark_text(fontSize=11).encode(
-            text="label:N", color=alt.condition(dark, alt.value("white"), alt.value("black"))
-        )
+        colour = alt.condition(dark, alt.value("white"), alt.value("black"))
+        texts = base.mark_text(fontSize=11).encode(text="label:N", color=colour)
         chosen = base.transform_filter("datum.chosen").mark_rect(filled=False, stroke=COLOURS[1], strokeWidth=3.5)
         heading = alt.Title(f"{depth} layers" if depth > 1 else "1 layer", fontSize=14, offset=4)
         panels.append((stopped + tiles + texts + chosen).properties(title=heading))
@@ -352,10 +340,8 @@ def _searches(study: Study) -> Figure | None:
     ends = (winners[["learning_rate_factor", "dropout"]].agg(["min", "max"])).T.to_numpy()
     rate, dropout = (f"{low:g}" if low == high else f"{low:g} to {high:g}" for low, high in ends)
     title = f"The best recipes have learning rate × {rate} and dropout {dropout}"
-    subtitle = (
-        "lowest validation perplexity of the trials there; framed: the winner by further seeds; "
-        "×: all left early; white: not tried"
-    )
+    subtitle = "lowest validation perplexity of the trials there; framed: the winner by further seeds; "
+    subtitle += "×: all left early; white: not tried"
     return Figure("searches", title, subtitle, panels, 165, 4)
 
 

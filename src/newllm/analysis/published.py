@@ -18,12 +18,8 @@ this one (3 layers)."""
 
 _FILE: dict[str, Any] = yaml.safe_load((files("newllm.analysis") / "published.yaml").read_text(encoding="utf-8"))
 
-
 POINTS: dict[int, dict[str, Any]] = {point["num_layers"]: point for point in _FILE["points"]}
 TRAJECTORY: dict[int, float] = _FILE["trajectory"]
 LOGS: dict[int, dict[int, tuple[float, float, float]]] = _FILE["logs"]
-STUDY_DATA, STUDY_TRAINING, STUDY_SWITCHES = (
-    {name: (words, prescribed) for name, (words, prescribed) in _FILE[part].items()}
-    for part in ("data", "training", "switches")
-)
+STUDY_DATA, STUDY_TRAINING, STUDY_SWITCHES = (_FILE[part] for part in ("data", "training", "switches"))
 """Parameter → its name in words and the value of the specification."""

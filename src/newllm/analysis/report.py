@@ -28,6 +28,8 @@ for (const place of document.querySelectorAll("[data-chart]")) {
   vegaEmbed(place, specification, {actions: false, renderer: "svg"});
 }
 """
+HOME = "../../metrics/"
+"""The way from the page's folder to that of the report, for its links to other files."""
 LATE = 30
 """So many epochs before the end tell whether a training was still gaining."""
 
@@ -259,11 +261,8 @@ def render(study: Study, figures: Sequence[Figure], templates: Sequence[str], pi
     return [re.sub(r"\n{3,}", "\n\n", text) for text in texts]
 
 
-def write_page(report: str, appendix: str, figures: Sequence[Figure], home: str = "../../metrics/") -> str:
-    """The report as one self-contained page: pictures that answer the pointer, tables that sort; it asks for nothing.
-
-    `home` is the way from the page's folder to that of the report, for its links to other files.
-    """
+def write_page(report: str, appendix: str, figures: Sequence[Figure]) -> str:
+    """The report as one page that asks for nothing: pictures that answer the pointer, tables that sort."""
     by_name = {figure.name: figure for figure in figures}
     charts = {
         f"{figure.name}-{number}": json.dumps(specification).replace("<", "\\u003c")
@@ -271,12 +270,12 @@ def write_page(report: str, appendix: str, figures: Sequence[Figure], home: str 
         for number, specification in enumerate(figure.specifications())
     }
     scripts = vl_convert.javascript_bundle(EMBED).replace("</script", "<\\/script")
-    texts = [_html(text, by_name, home) for text in (report, appendix)]
+    texts = [_html(text, by_name) for text in (report, appendix)]
     page = _environment().get_template("page.html.j2").render(texts=texts, charts=charts, scripts=scripts)
     return page.rstrip("\n")
 
 
-def _html(text: str, figures: Mapping[str, Figure], home: str) -> str:
+def _html(text: str, figures: Mapping[str, Figure]) -> str:
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
 
     def heading(match: re.Match[str]) -> str:
@@ -295,7 +294,7 @@ def _html(text: str, figures: Mapping[str, Figure], home: str) -> str:
         inside = re.fullmatch(r"(?:appendix|report)\.md(#.*)?", match[1])
         if inside:
             return f'href="{inside[1] or "#"}"'
-        return match[0] if ":" in match[1] else f'href="{home}{match[1]}"'
+        return match[0] if ":" in match[1] else f'href="{HOME}{match[1]}"'
 
     html = re.sub(r"<h([1-6])>(.*?)</h\1>", heading, html)
     html = re.sub(r'<p><img src="[^"]*?([\w-]+)\.png" alt="([^"]*)" ?/?></p>', picture, html)
