@@ -53,8 +53,7 @@ def effort(group: Group, study: Study, target: float | None = None) -> Effort:
 
 def soonest(groups: Iterable[Group], study: Study, target: float) -> tuple[Group, Effort] | None:
     """Which model reaches a target in the fewest seconds, of those of which most seeds do; None where none does."""
-    ways = [(group, effort(group, study, target)) for group in groups]
-    ways = [(group, way) for group, way in ways if way.reached]
+    ways = [(group, way) for group in groups if (way := effort(group, study, target)).reached]
     return min(ways, key=lambda one: (-one[1].reached / len(one[0].seeds), one[1].seconds), default=None)
 
 

@@ -97,8 +97,11 @@ class Source:
             if found != expected:
                 raise self.problem(f"found {name} {found}, expected {expected}")
 
-    def record(self, key: str, model: type[_Model]) -> _Model:
-        """The one record in a list of a metrics file; plain figures beside it, for DVC to compare, say the same."""
+    def record(self, key: str, model: type[_Model], **expected: object) -> _Model:
+        """The one record in a list of a metrics file; plain figures beside it, for DVC to compare, say the same.
+
+        `expected` are values that the record must have.
+        """
         plain = read_json(self.path, self.stage)
         records = plain.pop(key, None)
         if not isinstance(records, list) or len(records) != 1 or not isinstance(records[0], dict):
@@ -106,7 +109,9 @@ class Source:
         for name, value in plain.items():
             if name not in records[0] or records[0][name] != value:
                 raise self.problem(f"found {name} {value!r:.60}, but {records[0].get(name)!r:.60} in its {key}")
-        return self.valid(model, records[0])
+        found = self.valid(model, records[0])
+        self.check(**{name: (getattr(found, name), value) for name, value in expected.items()})
+        return found
 
     def valid(self, model: type[_Model], values: object) -> _Model:
         """The values as a record, or as what else pydantic can make of them; a place in a list is that of a row."""
@@ -195,10 +200,7 @@ def load_training_data(root: Path) -> schemas.TrainingData:
 
 def load_search(root: Path, kind: str, key: int, record: str, depth: int) -> schemas.Search:
     """What a search tried and chose; UserError if the file is missing or damaged, or of another depth."""
-    source, _ = Source.pair(root, kind, key)
-    found = source.record(record, schemas.Search)
-    source.check(num_layers=(found.num_layers, depth))
-    return found
+    return Source.pair(root, kind, key)[0].record(record, schemas.Search, num_layers=depth)
 
 
 def load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str, **expected: int) -> Group:
@@ -208,7 +210,7 @@ def load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str, **ex
         UserError: a file is missing or damaged, contradicts the other or what is expected, or is of other windows.
     """
     source, curves = Source.pair(root, kind, key)
-    metrics = source.record("details", schemas.Confirmed)
+    metrics = source.record("details", schemas.Confirmed, **expected)
     run, size = metrics.runs[0], metrics.hidden_size
     recipe = metrics.recipe and metrics.recipe.model_dump(exclude_unset=True)
     needed, changes = ("changes", metrics.changes) if kind == "recipes" else ("recipe", recipe)
@@ -216,7 +218,6 @@ def load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str, **ex
         raise source.problem(f"key {needed} is missing")
     norms = [seed.initial_norms for seed in run.seeds if seed.initial_norms]
     source.check(
-        **{name: (getattr(metrics, name), value) for name, value in expected.items()},
         data_sha256=(run.data_sha256, data_sha256),
         initial_norms=([len(one) for one in norms], [metrics.num_layers] * len(norms)),
     )
@@ -236,9 +237,8 @@ def load_confirmed(root: Path, kind: str, key: int | str, data_sha256: str, **ex
 def _load_depth(depth: int, root: Path) -> Group:
     names = (f"metrics/layers/{depth}.json", f"metrics/runs/{depth}.json", f"plots/curves/{depth}.csv")
     layers, runs, curves = (Source(root / name, f"evaluate@{depth}") for name in names)
-    metrics, run = layers.record("details", schemas.LayerMetrics), runs.record("runs", schemas.RunRecord)
-    layers.check(num_layers=(metrics.num_layers, depth))
-    runs.check(num_layers=(run.num_layers, depth))
+    metrics = layers.record("details", schemas.LayerMetrics, num_layers=depth)
+    run = runs.record("runs", schemas.RunRecord, num_layers=depth)
     about = run.model_dump(exclude={"seeds", "parameters", "num_layers"})
     sources, name = (layers, curves), "notebook"
     return trained(metrics, run.seeds, sources, kind=name, name=name, about=about, parameters=run.parameters)
@@ -279,8 +279,7 @@ def _in_order(seeds: Sequence[_Seed], base: Group, name: str, source: Source) ->
 
 def _diagnosed(result: Group, path: Path) -> Group:
     source = Source(path, f"diagnose@{result.num_layers}")
-    found = source.record("diagnostics", schemas.Diagnosis)
-    source.check(num_layers=(found.num_layers, result.num_layers))
+    found = source.record("diagnostics", schemas.Diagnosis, num_layers=result.num_layers)
     found = found.model_copy(update={"seeds": _in_order(found.seeds, result, "val_loss", source)})
     names = ("train_loss_without_dropout", "val_loss_without_unk", "val_ppl_without_unk")
     seeds = result.seeds.assign(**{name: [getattr(seed, name) for seed in found.seeds] for name in names})
@@ -293,9 +292,9 @@ def _diagnosed(result: Group, path: Path) -> Group:
 
 
 def _load_grown(base: Group, pattern: str, sources: Sequence[Source]) -> Group:
-    metrics = sources[0].record("details", schemas.GrownMetrics)
+    metrics = sources[0].record("details", schemas.GrownMetrics, num_layers=base.num_layers)
     run = metrics.runs[0]
-    sources[0].check(num_layers=(metrics.num_layers, base.num_layers), pattern=(run.pattern, pattern))
+    sources[0].check(pattern=(run.pattern, pattern))
     seeds = _in_order(run.seeds, base, "base_val_loss", sources[0])
     about = {**base.about, **run.model_dump(include={*schemas.Provenance.model_fields})}
     parameters = {**base.parameters, "model.context_dim": run.context_dim}
