@@ -2,7 +2,7 @@
 
 import pytest
 
-from newllm.analysis.formats import bound, cell, equation, number, p_value, settings, signed, significant
+from newllm.analysis.formats import bound, cell, equation, number, p_value, settings, signed, significant, spans
 from newllm.measurement.intervals import Estimate
 
 
@@ -10,10 +10,16 @@ def test_numbers() -> None:
     assert number(Estimate(19.674, 0.0815)) == "19.67 ± 0.08"
     assert number(Estimate(-0.5, None), 1) == "−0.5"
     assert signed(0.041) == "+0.04"
+    assert (signed(-0.001), number(-0.001)) == ("+0.00", "0.00"), "no minus before what rounds to nothing"
     assert signed(Estimate(-0.041, 0.012), 3) == "−0.041 ± 0.012"
     assert number(None) == signed(None) == p_value(None) == significant(None) == "–"
     assert number(1234.5, 1) == "1,234.5"
     assert number(2.5e99) == "2.5e+99"
+
+
+def test_spans() -> None:
+    assert spans([8, 4, 5, 6, 7, 1]) == "1, 4 to 8"
+    assert (spans([1, 2, 4]), spans([3]), spans([])) == ("1, 2, 4", "3", "–")
 
 
 @pytest.mark.parametrize(

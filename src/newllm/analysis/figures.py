@@ -14,7 +14,7 @@ import pandas as pd
 import vl_convert
 
 from newllm.analysis.fit import GAP, TRAIN_LOSS
-from newllm.analysis.formats import signed
+from newllm.analysis.formats import signed, spans
 from newllm.analysis.inference import MATTERS, answer, best_of
 from newllm.analysis.published import POINTS, TRAJECTORY
 from newllm.analysis.records import PATTERNS, PLATEAU_PPL, Group
@@ -195,8 +195,8 @@ def _changed(study: Study) -> Figure | None:
     changes = {name[:60]: groups for name, groups in families(study.changed).items()}
     own = {name: spread(study.depths[d] for d in groups if d in study.depths) for name, groups in changes.items()}
     most = max(changes, key=lambda name: own[name] - spread(changes[name].values()))
-    depths = ", ".join(map(str, changes[most]))
-    title = f"With {most} depths {depths} are {spread(changes[most].values()):.2f} apart, without {own[most]:.2f}"
+    apart = f"{spread(changes[most].values()):.2f} apart, without {own[most]:.2f}"
+    title = f"With {most} depths {spans(changes[most])} are {apart}"
     panel = _means({_ours(study): study.depths, **changes}, connected=True)
     return Figure("changed_recipes", title, "means with 95 % intervals", [panel])
 

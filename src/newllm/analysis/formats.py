@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from itertools import groupby
 from typing import Any
 
 from newllm.measurement.intervals import Estimate
@@ -26,9 +27,16 @@ def number(value: Estimate | float | None, decimals: int = 2, sign: bool = False
     if value is None:
         return MISSING
     mean, half_width = (value.mean, value.half_width) if isinstance(value, Estimate) else (value, None)
-    form = f"{'+' if sign else ''},.{decimals}f" if abs(mean) < 1e6 else f"{'+' if sign else ''}.6g"
+    form = f"{'+' if sign else ''}z,.{decimals}f" if abs(mean) < 1e6 else f"{'+' if sign else ''}.6g"
     text = format(mean, form).replace("-", "−")
     return text if half_width is None else f"{text} ± {format(half_width, form).lstrip('+')}"
+
+
+def spans(numbers: Iterable[int]) -> str:
+    """Numbers in order, three and more in a row by the first and the last: `1, 4 to 8`; a dash for none."""
+    runs = [[n for _, n in run] for _, run in groupby(enumerate(sorted(numbers)), lambda one: one[1] - one[0])]
+    texts = [f"{run[0]} to {run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs]
+    return ", ".join(texts) or MISSING
 
 
 def signed(value: Estimate | float | None, decimals: int = 2) -> str:
@@ -87,5 +95,5 @@ def recipe(values: Mapping[str, Any]) -> str:
     return ", ".join([f"× {values['learning_rate_factor']:g}", f"dropout {values['dropout']:g}", *switches])
 
 
-_FORMATS = (number, signed, p_value, equation, bound, significant, cell, one_line, settings, recipe)
+_FORMATS = (number, signed, p_value, equation, bound, significant, cell, one_line, settings, recipe, spans)
 FILTERS = {form.__name__: form for form in _FORMATS}

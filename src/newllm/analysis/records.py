@@ -240,8 +240,8 @@ def _load_depth(depth: int, root: Path) -> Group:
     metrics = layers.record("details", schemas.LayerMetrics, num_layers=depth)
     run = runs.record("runs", schemas.RunRecord, num_layers=depth)
     about = run.model_dump(exclude={"seeds", "parameters", "num_layers"})
-    sources, name = (layers, curves), "notebook"
-    return trained(metrics, run.seeds, sources, kind=name, name=name, about=about, parameters=run.parameters)
+    model = {"kind": "notebook", "name": "notebook", "about": about, "parameters": run.parameters}
+    return trained(metrics, run.seeds, (layers, curves), **model)
 
 
 def _check_comparable(first: Group, second: Group, root: Path) -> None:

@@ -77,10 +77,9 @@ def facts(study: Study, effects: Sequence[Effect]) -> Facts:
     depths = study.depths
     residual = {one.group.num_layers: one for one in effects if settings(one.group.changes) == "residual connections"}
     eight = residual.get(8)
-    helped = [one.val_ppl.below for depth, one in residual.items() if depth >= 5]
+    helped = [one.val_ppl.below for depth, one in residual.items() if depth >= 4]
     won = [one.split and one.split.saving == "fit" and one.split.gap.above for d, one in residual.items() if d >= 5]
     excesses = [one and one.excess for one in claims.excesses(depths).values()]
-    warm = [one.val_ppl for one in effects if any(name.endswith("warmup_epochs") for name in one.group.changes)]
     outcomes = [verdict.outcome.value for verdict in claims.judge(depths)]
     gains = fit.context_gains(depths.values())
     fresh = [group and group.norms.get("initial") for group in (depths.get(1), depths.get(8), eight and eight.group)]
@@ -105,13 +104,12 @@ def facts(study: Study, effects: Sequence[Effect]) -> Facts:
         "claim 7 is open": outcomes[6] == "undecided",
         "all deeper depths underfit": _all(kind == "underfitting" for kind in excesses),
         "gradients at the start vanish with depth": bool(single and plain is not None and plain < single / 100),
-        "residual connections were tried at depths 5 to 8": {5, 6, 7, 8} <= residual.keys(),
+        "residual connections were tried at depths 4 to 8": {4, 5, 6, 7, 8} <= residual.keys(),
         "with residual connections depths differ less than a tenth as much": apart[0] < 0.1 * apart[1],
         "no residual network beats the best depth": _all(not one.against_best.below for one in residual.values()),
         "residual connections keep the gradients of one layer": bool(single and kept and kept >= single),
-        "residual connections help from depth 5 on": _all(helped),
+        "residual connections help from depth 4 on": _all(helped),
         "residual connections win fit and widen the gap from depth 5 on": _all(won),
-        "warm-up changes nothing that is shown": _all(not (one.above or one.below) for one in warm),
         "growing gains nothing over longer training": bool(grown) and not gaining(study),
         "context beyond ten tokens is of use at every depth": used,
         "depth 1 reaches the target first": 1 in ways and len(study.devices) == 1 and soonest,
