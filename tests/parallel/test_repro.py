@@ -55,14 +55,17 @@ MORE = """
       metrics: ["metrics/more-${item}.json": {cache: false}]
 """
 WORK = """
-import json, os, pathlib, sys
+import json, os, pathlib, sys, time
 output, *inputs = sys.argv[1:]
 if output == os.environ.get("BROKEN"):
     sys.exit("this stage is broken")
 if output.startswith("models"):
     import helper
 pathlib.Path(output).parent.mkdir(parents=True, exist_ok=True)
-pathlib.Path(output).write_text(json.dumps({"value": sum(len(pathlib.Path(name).read_text()) for name in inputs)}))
+value = sum(len(pathlib.Path(name).read_text()) for name in inputs)
+# as of a training on a GPU, no two of which are equal to the last bit
+unlike = {"began": time.time_ns()} if output.startswith("models") else {}
+pathlib.Path(output).write_text(json.dumps({"value": value, **unlike}))
 """
 
 
@@ -149,6 +152,26 @@ def test_what_is_missing_is_not_computed_again_for_what_does_not_need_it(toy: To
     assert "Running stage" not in toy.parallel("--jobs", "1", "--allow-missing")
     pipeline.write_text(before)
     toy.parallel("--jobs", "2")
+
+
+def test_what_another_has_computed_is_taken_though_dvc_lock_names_what_is_lost(toy: Toy, tmp_path: Path) -> None:
+    """As of machines that share a cache, and begin with the results of git, whose weights nobody has."""
+    source = Toy(tmp_path / "source")
+    shutil.copytree(toy.folder, source.folder, ignore=shutil.ignore_patterns("cache", "models", "data", "tmp"))
+    source.run("git", "add", "--all")
+    source.run("git", "commit", "--quiet", "--message", "Results")
+    clones = [Toy(tmp_path / name) for name in ("node", "one", "several")]
+    for clone in clones:
+        source.run("git", "clone", "--quiet", str(source.folder), str(clone.folder))
+        clone.run("dvc", "cache", "dir", "--local", str(tmp_path / "cache"))
+    node, *others = clones
+    assert "Running stage 'train@1'" in node.run("dvc", "repro", "evaluate")
+    trained = [path.read_bytes() for path in sorted(node.folder.glob("models/[0-9]"))]
+    assert len(trained) == 3
+    for jobs, other in enumerate(others, 1):
+        assert "Running stage 'train" not in other.parallel("--jobs", str(jobs))
+        assert [path.read_bytes() for path in sorted(other.folder.glob("models/[0-9]"))] == trained
+        assert "Running stage" not in other.run("dvc", "repro")
 
 
 def test_what_has_changed_meanwhile_is_not_computed_in_the_project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -12,6 +12,10 @@ from time import sleep
 
 import networkx as nx
 from dvc.repo import Repo
+from dvc.stage import Stage
+from dvc.stage.cache import _get_cache_hash
+from dvc.stage.serialize import to_single_stage_lockfile
+from dvc.utils.serialize import modify_yaml
 
 from newllm.errors import UserError
 from newllm.parallel.clone import clone
@@ -56,6 +60,8 @@ def repro(
         workspace = Workspace(project, os.environ | chosen | {"PATH": path, VARIABLE: str(place)}, allow_missing)
         common, groups = workspace.plan(targets)
         changed = workspace.changed()
+        if not allow_missing:
+            workspace.forget(changed)
         if workspace.lacks(common) and not changed.isdisjoint(chain(common, *(group.stages for group in groups))):
             workspace.repro(common)
             changed = workspace.changed()
@@ -97,6 +103,19 @@ class Workspace:
             allow_missing = bool(self.options)
             return {stage.addressing for stage in repo.index.stages if stage.changed(allow_missing=allow_missing)}
 
+    def forget(self, stages: Collection[str] | None = None) -> None:
+        """Removes from dvc.lock the results that the cache lacks, of stages of which it has another; None: of all.
+
+        Where dvc.lock has a result for the very dependencies that are there, as in a fresh clone of a study, DVC looks
+        for that one alone: if it is missing, the stage runs, whatever the run cache has. DVC has no command for this.
+        """
+        with Repo(str(self.project)) as repo, repo.lock:
+            asked = [stage for stage in repo.index.stages if stages is None or stage.addressing in stages]
+            if found := [stage.addressing for stage in asked if _has_other_result(repo, stage)]:
+                with modify_yaml(self.project / "dvc.lock") as lock:
+                    for name in found:
+                        del lock["stages"][name]
+
     def clone(self, folder: Path) -> dict[str, str]:
         """Makes a clone, and returns the environment for it."""
         with Repo(str(self.project)) as repo:
@@ -111,6 +130,7 @@ class Workspace:
             UserError: a stage fails, or one of `computed` would run.
         """
         stages = {stage for group in computed for stage in group.stages}
+        self.forget(stages)
 
         def shown(line: str) -> None:
             running = RUNNING.match(line)
@@ -124,6 +144,15 @@ class Workspace:
         command = [*DVC, "repro", *arguments]
         if status := run(command, self.project, in_folder(self._variables), shown if stages else None):
             raise UserError(f"dvc repro: status {status}; what has failed is said above")
+
+
+def _has_other_result(repo: Repo, stage: Stage) -> bool:
+    """Whether the cache lacks the result that dvc.lock has, and has another one for the same dependencies."""
+    if not all(out.hash_info for out in stage.outs) or stage.outs_cached():
+        return False
+    key, cache = _get_cache_hash(to_single_stage_lockfile(stage), key=True), repo.stage_cache
+    results = (cache._load_cache(key, path.name) for path in Path(cache._get_cache_dir(key)).glob("*"))
+    return any(result and cache._create_stage(result, wdir=stage.wdir).outs_cached() for result in results)
 
 
 def _run_beside(workspace: Workspace, place: Path, groups: Sequence[Group], jobs: int, workers: int) -> list[Job]:
