@@ -379,9 +379,9 @@ def test_winners_that_were_exchanged(tmp_path: Path, mean: float, shown: str) ->
     write_recipe(tmp_path, "deep-1", 1, 19.4, **RECIPE)
     write_recipe(tmp_path, "plain-6", 6, 19.3, learning_rate_factor=2, residual=True)
     planned = plan((1, 4, 6), recipes=("deep-3", "deep-1", "plain-6"))
-    (found,) = re.findall(r"Winners exchanged: (.*\n.*)", texts(reload(tmp_path, planned=planned))[0])
+    (found,) = re.findall(r"Winners exchanged \(5 seeds each\): (.*\n.*)", texts(reload(tmp_path, planned=planned))[0])
     first, second = (
-        f"depth 3 with the recipe of 1, 6: {mean:.2f} ± ",
+        f"depth 3 with the recipe of 1 and 6: {mean:.2f} ± ",
         "depth 6 with the recipe of 4: 19.30 ± ",
     )
     assert re.fullmatch(rf"{first}[\d.]+; {second}[\d.]+\.\n{shown}\.", found)
