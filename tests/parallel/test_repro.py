@@ -16,7 +16,7 @@ from newllm.parallel import repro
 from newllm.parallel.groups import Group
 from newllm.parallel.processes import VARIABLE, belonging_to
 from newllm.parallel.queue import Job, Progress, Queue
-from newllm.parallel.repro import Workspace, alone
+from newllm.parallel.repro import Plan, Workspace, alone
 from newllm.runtime.git import isolated
 from newllm.runtime.gpus import Gpu
 
@@ -149,7 +149,8 @@ def test_what_is_missing_is_not_computed_again_for_what_does_not_need_it(toy: To
     assert "2 groups of stages are out of date, 2 at once: more@2, more@1" in output
     assert not (toy.folder / "models").exists()
     assert {path.name for path in (toy.folder / "metrics").glob("more-*")} == {"more-1.json", "more-2.json"}
-    assert "Running stage" not in toy.parallel("--jobs", "1", "--allow-missing")
+    for jobs in ("1", "2"):
+        assert "Running stage" not in toy.parallel("--jobs", jobs, "--allow-missing")
     pipeline.write_text(before)
     toy.parallel("--jobs", "2")
 
@@ -160,18 +161,26 @@ def test_what_another_has_computed_is_taken_though_dvc_lock_names_what_is_lost(t
     shutil.copytree(toy.folder, source.folder, ignore=shutil.ignore_patterns("cache", "models", "data", "tmp"))
     source.run("git", "add", "--all")
     source.run("git", "commit", "--quiet", "--message", "Results")
-    clones = [Toy(tmp_path / name) for name in ("node", "one", "several")]
-    for clone in clones:
+    node, other = Toy(tmp_path / "node"), Toy(tmp_path / "other")
+    for clone in (node, other):
         source.run("git", "clone", "--quiet", str(source.folder), str(clone.folder))
         clone.run("dvc", "cache", "dir", "--local", str(tmp_path / "cache"))
-    node, *others = clones
     assert "Running stage 'train@1'" in node.run("dvc", "repro", "evaluate")
     trained = [path.read_bytes() for path in sorted(node.folder.glob("models/[0-9]"))]
     assert len(trained) == 3
-    for jobs, other in enumerate(others, 1):
-        assert "Running stage 'train" not in other.parallel("--jobs", str(jobs))
-        assert [path.read_bytes() for path in sorted(other.folder.glob("models/[0-9]"))] == trained
-        assert "Running stage" not in other.run("dvc", "repro")
+    assert "Running stage" not in other.parallel("--jobs", "2")
+    assert [path.read_bytes() for path in sorted(other.folder.glob("models/[0-9]"))] == trained
+    assert "Running stage" not in other.run("dvc", "repro")
+
+    # what dvc.lock names, and the cache has, is preferred to what was computed later
+    lock, model = other.folder / "dvc.lock", other.folder / "models/1"
+    before = lock.read_bytes()
+    other.run("dvc", "repro", "--quiet", "--force", "--single-item", "train@1")
+    assert model.read_bytes() != trained[0]
+    lock.write_bytes(before)
+    model.unlink()
+    assert "Running stage" not in other.parallel("--jobs", "2")
+    assert model.read_bytes() == trained[0]
 
 
 def test_what_has_changed_meanwhile_is_not_computed_in_the_project(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +197,7 @@ def test_what_waits_without_a_worker_has_failed(toy: Toy, monkeypatch: pytest.Mo
     queue = Queue(toy.folder, toy.folder / "run", {})
     queue.jobs["train@1"] = job = Job(Group(("train@1",), ("train@1",)))
     monkeypatch.setattr(queue, "_dvc", lambda *_: None)
-    queue.start(2)
+    queue.put([], 2)
     assert list(queue.poll()) == []
     assert job.progress is Progress.WAITS, "workers may be about to start"
     began = time.monotonic()
@@ -206,11 +215,9 @@ class Workers:
         self.taken: list[str] = []
         self.count = 0
 
-    def put(self, group: Group, *_: object) -> None:
-        self.jobs[group.name] = Job(group)
-
-    def start(self, workers: int) -> None:
-        self.count = workers
+    def put(self, groups: list[Group], workers: int = 0) -> None:
+        self.jobs |= {group.name: Job(group) for group in groups}
+        self.count = workers or self.count
 
     def poll(self) -> list[object]:
         running = [job for job in self.jobs.values() if job.progress is Progress.RUNS]
@@ -251,7 +258,9 @@ def test_each_gpu_has_a_group_that_waits_for_it(
 
     monkeypatch.chdir(toy.folder)
     monkeypatch.setattr(repro, "_run_beside", beside)
-    monkeypatch.setattr(Workspace, "changed", lambda _: {"train@1", "train@2"})
+    groups = [Group((name,), (name,)) for name in ("train@1", "train@2")]
+    plan = Plan([], groups, {"train@1", "train@2"}, False)
+    monkeypatch.setattr(Workspace, "plan", lambda *_: plan)
     with pytest.raises(UserError, match="seen"):
         repro.repro(toy.folder, jobs, [], [Gpu("a", "a", "A"), Gpu("b", "b", "B")][:jobs])
     assert asked == [devices, jobs, workers]

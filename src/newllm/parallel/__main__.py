@@ -10,7 +10,7 @@ from types import FrameType
 from dvc.exceptions import DvcException
 
 from newllm.errors import UserError
-from newllm.parallel.repro import Workspace, repro
+from newllm.parallel.repro import repro
 from newllm.runtime.gpus import VARIABLE, installed, visible
 
 
@@ -29,8 +29,6 @@ def main() -> None:
         parser.error(f"--jobs: found {jobs}, expected 1 or more")
     if jobs == 1:
         missing = ["--allow-missing"] if options.allow_missing else []
-        if not missing and Path("dvc.lock").is_file():
-            Workspace(Path.cwd(), os.environ).forget()
         os.execv(sys.executable, [sys.executable, "-m", "dvc", "repro", *missing, *options.targets])  # noqa: S606 (no shell)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells have it where nothing is to end

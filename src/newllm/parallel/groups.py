@@ -60,15 +60,16 @@ def split(graph: nx.DiGraph) -> tuple[list[str], list[Group]]:
             after.add(stage)
     rest = graph.subgraph(set(graph) - before - after)
     groups = [_group(rest.subgraph(stages)) for stages in nx.weakly_connected_components(rest)]
-    return _in_order(graph.subgraph(before)), sorted(groups, key=lambda group: (-_length(group.stages), group.name))
+    return in_order(graph.subgraph(before)), sorted(groups, key=lambda group: (-_length(group.stages), group.name))
 
 
 def _group(graph: nx.DiGraph) -> Group:
-    stages = _in_order(graph)
+    stages = in_order(graph)
     return Group(tuple(stages), tuple(stage for stage in stages if not graph.in_degree(stage)))
 
 
-def _in_order(graph: nx.DiGraph) -> list[str]:
+def in_order(graph: nx.DiGraph) -> list[str]:
+    """Stages, each after those that it depends on."""
     return list(nx.lexicographical_topological_sort(graph.reverse()))
 
 

@@ -1,5 +1,6 @@
 """Groups of stages in the queue of a clone: DVC puts, copies and runs them, this says how far they are."""
 
+import json
 import shutil
 import sys
 import time
@@ -20,6 +21,14 @@ from newllm.parallel.log import Log, StageTime
 from newllm.parallel.processes import belonging_to, is_running, run
 
 DVC = (sys.executable, "-m", "dvc")
+IN_ONE_PROCESS = """
+import json, sys
+from dvc.cli import main
+for command in json.loads(sys.argv[1]):
+    if status := main(command):
+        sys.exit(status)
+"""
+"""DVC's commands one after the other; it takes DVC some seconds to start."""
 LONGEST_START = 60.0  # seconds that workers may take until they are seen
 
 
@@ -66,36 +75,43 @@ class Job:
 class Queue:
     """DVC's queue of experiments in a clone, with a group of stages in each experiment."""
 
-    def __init__(self, folder: Path, run_folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, folder: Path, run_folder: Path, environment: Mapping[str, str], options: Sequence[str] = ()
+    ) -> None:
         """Nothing is queued yet.
 
         Args:
             folder: the clone.
             run_folder: that the environment names as the run's.
             environment: for DVC and what it starts.
+            options: of `dvc repro`, by which groups run.
         """
-        self._folder, self._run_folder, self._environment = folder, run_folder, environment
+        self._folder, self._run_folder, self._environment, self._options = folder, run_folder, environment, options
         self._queue = Repo(str(folder)).experiments.celery_queue
         self._started: float | None = None
         self._seen = False
         self.jobs: dict[str, Job] = {}
 
-    def put(self, group: Group, options: Sequence[str] = ()) -> None:
-        """Queues a group as an experiment, with options of `dvc repro`."""
-        self._dvc("exp", "run", "--queue", *options, "--name", group.name, *group.targets)
-        self.jobs[group.name] = Job(group)
+    def put(self, groups: Sequence[Group], workers: int = 0) -> None:
+        """Queues groups as experiments, and starts workers.
 
-    def start(self, workers: int) -> None:
-        """Starts workers, which take what is queued, now or later, and end some time after the queue is empty."""
-        self._dvc("queue", "start", "--jobs", str(workers))
-        self._started = time.monotonic()
+        They take what is queued, now or later, and end some time after the queue is empty.
+        """
+        commands = [["exp", "run", "--queue", *self._options, "--name", one.name, *one.targets] for one in groups]
+        if workers:
+            commands.append(["queue", "start", "--jobs", str(workers)])
+        self._dvc(commands)
+        self.jobs |= {group.name: Job(group) for group in groups}
+        if workers:
+            self._started = time.monotonic()
 
-    def _dvc(self, *arguments: str) -> None:
+    def _dvc(self, commands: Sequence[Sequence[str]]) -> None:
         with TemporaryFile() as output:  # no pipe: workers that are started keep it open
-            if status := run([*DVC, *arguments], self._folder, self._environment, output=output):
+            command = [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(commands)]
+            if status := run(command, self._folder, self._environment, output=output):
                 output.seek(0)
                 said = output.read().decode("utf-8", "replace").strip()
-                raise UserError(f"dvc {' '.join(arguments)}: status {status}: {said}")
+                raise UserError(f"DVC's queue: status {status}: {said}")
 
     def poll(self) -> Iterator[StageTime]:
         """Looks how far the jobs are; yields the stages that have ended since."""

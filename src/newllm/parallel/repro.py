@@ -4,23 +4,21 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from itertools import chain
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from time import sleep
 
 import networkx as nx
 from dvc.repo import Repo
 from dvc.stage import Stage
-from dvc.stage.cache import _get_cache_hash
-from dvc.stage.serialize import to_single_stage_lockfile
-from dvc.utils.serialize import modify_yaml
+from dvc.stage.cache import RunCacheNotFoundError
 
 from newllm.errors import UserError
 from newllm.parallel.clone import clone
 from newllm.parallel.display import Display
-from newllm.parallel.groups import Group, needed, split
+from newllm.parallel.groups import Group, in_order, needed, split
 from newllm.parallel.log import RUNNING
 from newllm.parallel.processes import AT_ONCE, VARIABLE, belonging_to, end, end_run, run
 from newllm.parallel.queue import DVC, Job, Progress, Queue
@@ -58,63 +56,90 @@ def repro(
     with alone(project / PLACE) as place:
         chosen = {GPUS: ",".join(gpu.name for gpu in gpus)} if gpus else {}
         workspace = Workspace(project, os.environ | chosen | {"PATH": path, VARIABLE: str(place)}, allow_missing)
-        common, groups = workspace.plan(targets)
-        changed = workspace.changed()
-        if not allow_missing:
-            workspace.forget(changed)
-        if workspace.lacks(common) and not changed.isdisjoint(chain(common, *(group.stages for group in groups))):
-            workspace.repro(common)
-            changed = workspace.changed()
-        outdated = [part for group in groups if (part := group.of(changed))]
+        plan = workspace.plan(targets)
+        if plan.lacks_common and plan.changed:
+            workspace.repro(plan.common)
+            plan = workspace.plan(targets)
+        outdated = [part for group in plan.groups if (part := group.of(plan.changed))]
         workers = max(jobs, 2 * len(gpus))
         failed = _run_beside(workspace, place, outdated, jobs, workers) if len(outdated) > 1 else []
         computed = [group for group in outdated if group not in [job.group for job in failed]]
-        if not failed:
-            workspace.repro([*workspace.options, *targets], computed if len(outdated) > 1 else [])
-            return
-        if computed:
-            found = [target for group in computed for target in group.targets]
-            workspace.repro([*workspace.options, *found], computed)
-        raise UserError("\n\n".join(_failure(job) for job in failed))
+        beside = computed if len(outdated) > 1 else []
+        found = [target for group in computed for target in group.targets] if failed else targets
+        if beside:
+            workspace.plan(found)
+        if beside or not failed:
+            workspace.repro([*workspace.options, *found], beside)
+        if failed:
+            raise UserError("\n\n".join(_failure(job) for job in failed))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done for some targets.
+
+    Attributes:
+        common: stages that run first.
+        groups: stages that can run beside one another, the longest first.
+        changed: what is not up to date, of all that the targets need.
+        lacks_common: whether a common stage is not up to date or an output of it is missing, which the others need.
+    """
+
+    common: list[str]
+    groups: list[Group]
+    changed: set[str]
+    lacks_common: bool
 
 
 class Workspace:
     """The project's own folder."""
 
     def __init__(self, project: Path, variables: Mapping[str, str], allow_missing: bool = False) -> None:
-        self.project, self._variables = project, variables
+        self.project, self._variables, self._allow_missing = project, variables, allow_missing
         self.options = ["--allow-missing"] if allow_missing else []
 
-    def plan(self, targets: Sequence[str]) -> tuple[list[str], list[Group]]:
-        """Stages that run first, and groups that can run beside one another: of the targets and all that they need."""
+    def plan(self, targets: Sequence[str]) -> Plan:
+        """What remains to be done, after taking from the run cache what it has."""
         with Repo(str(self.project)) as repo:
             graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
-            wanted = [stage.addressing for target in targets for stage in repo.stage.collect(target)]
-        return split(needed(graph, wanted))
+            graph = needed(graph, [stage.addressing for target in targets for stage in repo.stage.collect(target)])
+            common, groups = split(graph)
+            lacks_common = bool(common and repo.status(targets=common))
+            by_name = {stage.addressing: stage for stage in repo.index.stages}
+            stages = [by_name[name] for name in in_order(graph)]
+            with repo.lock:
+                changed = self._take(repo, stages, nothing=lacks_common)
+        return Plan(common, groups, changed, lacks_common)
 
-    def lacks(self, stages: Sequence[str]) -> bool:
-        """Whether one of them is not up to date or an output of it is missing, which the others need."""
-        with Repo(str(self.project)) as repo:
-            return bool(stages and repo.status(targets=stages))
+    def _take(self, repo: Repo, stages: Sequence[Stage], nothing: bool) -> set[str]:
+        """Restores from the run cache what is not up to date, as `dvc repro` does, but for two things.
 
-    def changed(self) -> set[str]:
-        """The stages that are not up to date."""
-        with Repo(str(self.project)) as repo, repo.lock:
-            allow_missing = bool(self.options)
-            return {stage.addressing for stage in repo.index.stages if stage.changed(allow_missing=allow_missing)}
+        `dvc.lock` is written once and not after every stage, which takes a second or two in a large study. And where
+        `dvc.lock` has a result for the very dependencies that are there, but the cache has lost it, as in a fresh clone
+        of a study, DVC would not look for another one.
 
-    def forget(self, stages: Collection[str] | None = None) -> None:
-        """Removes from dvc.lock the results that the cache lacks, of stages of which it has another; None: of all.
+        Args:
+            repo: locked.
+            stages: each after those that it depends on.
+            nothing: what they need may be missing, so that nothing can be taken yet.
 
-        Where dvc.lock has a result for the very dependencies that are there, as in a fresh clone of a study, DVC looks
-        for that one alone: if it is missing, the stage runs, whatever the run cache has. DVC has no command for this.
+        Returns:
+            What is not up to date still.
         """
-        with Repo(str(self.project)) as repo, repo.lock:
-            asked = [stage for stage in repo.index.stages if stages is None or stage.addressing in stages]
-            if found := [stage.addressing for stage in asked if _has_other_result(repo, stage)]:
-                with modify_yaml(self.project / "dvc.lock") as lock:
-                    for name in found:
-                        del lock["stages"][name]
+        taken, changed = [], set()
+        try:
+            for stage in stages:
+                if stage.changed(allow_missing=self._allow_missing):
+                    is_own = stage.cmd and not stage.frozen and stage.path_in_repo == "dvc.yaml"
+                    if is_own and not nothing and _is_cached(repo, stage):
+                        stage.run()
+                        taken.append(stage)
+                    else:
+                        changed.add(stage.addressing)
+        finally:
+            if taken:
+                taken[0].dvcfile.dump_stages(taken, update_pipeline=False)
+        return changed
 
     def clone(self, folder: Path) -> dict[str, str]:
         """Makes a clone, and returns the environment for it."""
@@ -124,13 +149,12 @@ class Workspace:
         return isolated(self._variables) | {STATES: states, "DVC_EXP_AUTO_PUSH": "false", "DVC_STUDIO_OFFLINE": "true"}
 
     def repro(self, arguments: Sequence[str], computed: Sequence[Group] = ()) -> None:
-        """Runs `dvc repro`, which must take `computed` groups from the run cache.
+        """Runs `dvc repro`, which must find `computed` groups up to date.
 
         Raises:
             UserError: a stage fails, or one of `computed` would run.
         """
         stages = {stage for group in computed for stage in group.stages}
-        self.forget(stages)
 
         def shown(line: str) -> None:
             running = RUNNING.match(line)
@@ -146,13 +170,22 @@ class Workspace:
             raise UserError(f"dvc repro: status {status}; what has failed is said above")
 
 
-def _has_other_result(repo: Repo, stage: Stage) -> bool:
-    """Whether the cache lacks the result that dvc.lock has, and has another one for the same dependencies."""
-    if not all(out.hash_info for out in stage.outs) or stage.outs_cached():
+def _is_cached(repo: Repo, stage: Stage) -> bool:
+    """Whether the run cache has a result; then the stage is ready to take it."""
+    if not all(dep.exists for dep in stage.deps):
         return False
-    key, cache = _get_cache_hash(to_single_stage_lockfile(stage), key=True), repo.stage_cache
-    results = (cache._load_cache(key, path.name) for path in Path(cache._get_cache_dir(key)).glob("*"))
-    return any(result and cache._create_stage(result, wdir=stage.wdir).outs_cached() for result in results)
+    is_known = not stage.changed_stage() and stage.deps_cached()  # dvc.lock has a result of what is there
+    with suppress(RunCacheNotFoundError):
+        if is_known:
+            repo.stage_cache.restore(stage, dry=True)
+            return True
+    for out in stage.outs:
+        out.clear()
+    stage.save_deps()
+    with suppress(RunCacheNotFoundError):
+        repo.stage_cache.restore(stage, dry=True)
+        return True
+    return False
 
 
 def _run_beside(workspace: Workspace, place: Path, groups: Sequence[Group], jobs: int, workers: int) -> list[Job]:
@@ -161,18 +194,16 @@ def _run_beside(workspace: Workspace, place: Path, groups: Sequence[Group], jobs
     names = ", ".join(group.name for group in groups)
     print(f"{len(groups)} groups of stages are out of date, {first} at once: {names}", flush=True)
     folder = place / "project"
-    queue = Queue(folder, place, workspace.clone(folder))
+    queue = Queue(folder, place, workspace.clone(folder), workspace.options)
     with Display() as display:
-        for number, group in enumerate(groups, 1):
-            queue.put(group, workspace.options)
-            if number == first:
-                queue.start(min(workers, len(groups)))
-            _look(queue, display)
+        queue.put(groups[:first], min(workers, len(groups)))
+        for group in groups[first:]:
             # one at a time, once the workers have theirs: Celery's files are taken in the order of their names, which
             # begin with the machine's uptime, as text
-            while number >= first and queue.waits:
+            while queue.waits:
                 sleep(TURN)
                 _look(queue, display)
+            queue.put([group])
         while not queue.is_finished:
             sleep(TURN)
             _look(queue, display)
