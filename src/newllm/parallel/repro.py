@@ -7,10 +7,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from logging import WARNING
 from pathlib import Path
 from time import sleep
 
 import networkx as nx
+from dvc.logger import set_loggers_level
 from dvc.repo import Repo
 from dvc.stage import Stage
 from dvc.stage.cache import RunCacheNotFoundError
@@ -175,16 +177,17 @@ def _is_cached(repo: Repo, stage: Stage) -> bool:
     if not all(dep.exists for dep in stage.deps):
         return False
     is_known = not stage.changed_stage() and stage.deps_cached()  # dvc.lock has a result of what is there
-    with suppress(RunCacheNotFoundError):
-        if is_known:
+    with set_loggers_level(WARNING):  # it says what it would restore, and again when it does
+        with suppress(RunCacheNotFoundError):
+            if is_known:
+                repo.stage_cache.restore(stage, dry=True)
+                return True
+        for out in stage.outs:
+            out.clear()
+        stage.save_deps()
+        with suppress(RunCacheNotFoundError):
             repo.stage_cache.restore(stage, dry=True)
             return True
-    for out in stage.outs:
-        out.clear()
-    stage.save_deps()
-    with suppress(RunCacheNotFoundError):
-        repo.stage_cache.restore(stage, dry=True)
-        return True
     return False
 
 
