@@ -157,6 +157,7 @@ def test_what_is_missing_is_not_computed_again_for_what_does_not_need_it(toy: To
 
 def test_what_another_has_computed_is_taken_though_dvc_lock_names_what_is_lost(toy: Toy, tmp_path: Path) -> None:
     """As of machines that share a cache, and begin with the results of git, whose weights nobody has."""
+    toy.run("dvc", "repro", "--quiet")
     source = Toy(tmp_path / "source")
     shutil.copytree(toy.folder, source.folder, ignore=shutil.ignore_patterns("cache", "models", "data", "tmp"))
     source.run("git", "add", "--all")
