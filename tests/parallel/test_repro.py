@@ -261,7 +261,7 @@ def test_each_gpu_has_a_group_that_waits_for_it(
     monkeypatch.setattr(repro, "_run_beside", beside)
     groups = [Group((name,), (name,)) for name in ("train@1", "train@2")]
     plan = Plan([], groups, {"train@1", "train@2"}, False)
-    monkeypatch.setattr(Workspace, "plan", lambda *_: plan)
+    monkeypatch.setattr(Workspace, "restore", lambda *_: plan)
     with pytest.raises(UserError, match="seen"):
         repro.repro(toy.folder, jobs, [], [Gpu("a", "a", "A"), Gpu("b", "b", "B")][:jobs])
     assert asked == [devices, jobs, workers]

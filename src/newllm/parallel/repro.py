@@ -58,20 +58,20 @@ def repro(
     with alone(project / PLACE) as place:
         chosen = {GPUS: ",".join(gpu.name for gpu in gpus)} if gpus else {}
         workspace = Workspace(project, os.environ | chosen | {"PATH": path, VARIABLE: str(place)}, allow_missing)
-        plan = workspace.plan(targets)
+        plan = workspace.restore(targets)
         if plan.lacks_common and plan.changed:
             workspace.repro(plan.common)
-            plan = workspace.plan(targets)
+            plan = workspace.restore(targets)
         outdated = [part for group in plan.groups if (part := group.of(plan.changed))]
         workers = max(jobs, 2 * len(gpus))
-        failed = _run_beside(workspace, place, outdated, jobs, workers) if len(outdated) > 1 else []
-        computed = [group for group in outdated if group not in [job.group for job in failed]]
-        beside = computed if len(outdated) > 1 else []
+        beside = outdated if len(outdated) > 1 else []
+        failed = _run_beside(workspace, place, beside, jobs, workers) if beside else []
+        computed = [group for group in beside if group not in [job.group for job in failed]]
         found = [target for group in computed for target in group.targets] if failed else targets
-        if beside:
-            workspace.plan(found)
-        if beside or not failed:
-            workspace.repro([*workspace.options, *found], beside)
+        if computed:
+            workspace.restore(found)
+        if computed or not failed:
+            workspace.repro([*workspace.options, *found], computed)
         if failed:
             raise UserError("\n\n".join(_failure(job) for job in failed))
 
@@ -100,8 +100,8 @@ class Workspace:
         self.project, self._variables, self._allow_missing = project, variables, allow_missing
         self.options = ["--allow-missing"] if allow_missing else []
 
-    def plan(self, targets: Sequence[str]) -> Plan:
-        """What remains to be done, after taking from the run cache what it has."""
+    def restore(self, targets: Sequence[str]) -> Plan:
+        """Restores from the run cache what is not up to date, and returns what remains."""
         with Repo(str(self.project)) as repo:
             graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
             graph = needed(graph, [stage.addressing for target in targets for stage in repo.stage.collect(target)])
@@ -110,10 +110,10 @@ class Workspace:
             by_name = {stage.addressing: stage for stage in repo.index.stages}
             stages = [by_name[name] for name in in_order(graph)]
             with repo.lock:
-                changed = self._take(repo, stages, nothing=lacks_common)
+                changed = self._restore(repo, stages, nothing=lacks_common)
         return Plan(common, groups, changed, lacks_common)
 
-    def _take(self, repo: Repo, stages: Sequence[Stage], nothing: bool) -> set[str]:
+    def _restore(self, repo: Repo, stages: Sequence[Stage], nothing: bool) -> set[str]:
         """Restores from the run cache what is not up to date, as `dvc repro` does, but for two things.
 
         `dvc.lock` is written once and not after every stage, which takes a second or two in a large study. And where
