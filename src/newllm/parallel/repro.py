@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from logging import WARNING
 from pathlib import Path
 from time import sleep
@@ -59,7 +60,7 @@ def repro(
         chosen = {GPUS: ",".join(gpu.name for gpu in gpus)} if gpus else {}
         workspace = Workspace(project, os.environ | chosen | {"PATH": path, VARIABLE: str(place)}, allow_missing)
         plan = workspace.restore(targets)
-        if plan.lacks_common and plan.changed:
+        if plan.lacks_common and not plan.changed.isdisjoint(chain(plan.common, *(one.stages for one in plan.groups))):
             workspace.repro(plan.common)
             plan = workspace.restore(targets)
         outdated = [part for group in plan.groups if (part := group.of(plan.changed))]
@@ -123,7 +124,7 @@ class Workspace:
         Args:
             repo: locked.
             stages: each after those that it depends on.
-            nothing: what they need may be missing, so that nothing can be taken yet.
+            nothing: to restore nothing yet, since what they need may be missing.
 
         Returns:
             What is not up to date still.
@@ -173,7 +174,10 @@ class Workspace:
 
 
 def _is_cached(repo: Repo, stage: Stage) -> bool:
-    """Whether the run cache has a result; then the stage is ready to take it."""
+    """Whether the cache has the stage's result of `dvc.lock`, or the run cache another one for what is there.
+
+    Leaves the stage such that its `run` takes that result; if there is none, the stage is of no further use.
+    """
     if not all(dep.exists for dep in stage.deps):
         return False
     is_known = not stage.changed_stage() and stage.deps_cached()  # dvc.lock has a result of what is there
