@@ -28,7 +28,8 @@ def test_the_study_has_its_set() -> None:
     expected |= {f"warmup-{depth}": {"warmup_epochs": 10} for depth in (4, 6, 8)}
     expected |= {"notebook-6": {"continued": [50, 150]}, "longer-6": {"epochs": 200}}
     shallow = {"initialisation": "he", "dropout": 0.3, "learning_rate_factor": 2.0}
-    expected |= {"shallow-3": shallow, "shallow-4": shallow, "deep-2": {"residual": True, "dropout": 0.3}}
+    expected |= {f"shallow-{depth}": shallow for depth in (1, *range(3, 9))}
+    expected |= {"deep-2": {"residual": True, "dropout": 0.3}}
     assert {name: recipe.changes() for name, recipe in recipes.items()} == expected
     assert all(recipe.num_layers == int(name.split("-")[1]) for name, recipe in recipes.items())
 

@@ -375,16 +375,29 @@ def test_winners_that_were_exchanged(tmp_path: Path, mean: float, shown: str) ->
     study(tmp_path, {3: 19.5}, epochs=150)
     write_part_two(tmp_path)
     write_tuned(tmp_path, 4, 19.2, dropout=0.1, initialisation="normal", schedule="constant")
+    write_recipe(tmp_path, "deep-4", 4, 19.3, **RECIPE)
     write_recipe(tmp_path, "deep-3", 3, mean, **RECIPE)
     write_recipe(tmp_path, "deep-1", 1, 19.4, **RECIPE)
     write_recipe(tmp_path, "plain-6", 6, 19.3, learning_rate_factor=2, residual=True)
-    planned = plan((1, 4, 6), recipes=("deep-3", "deep-1", "plain-6"))
+    planned = plan((1, 4, 6), recipes=("deep-4", "deep-3", "deep-1", "plain-6"))
     (found,) = re.findall(r"Winners exchanged \(5 seeds each\): (.*\n.*)", texts(reload(tmp_path, planned=planned))[0])
-    first, second = (
-        f"depth 3 with the recipe of 1 and 6: {mean:.2f} ± ",
-        "depth 6 with the recipe of 4: 19.30 ± ",
-    )
-    assert re.fullmatch(rf"{first}[\d.]+; {second}[\d.]+\.\n{shown}\.", found)
+    number = r" ± [\d.]+"
+    first = rf"the recipe of 1 and 6 at depth 3: {mean:.2f}{number}, 4: 19\.30{number}"
+    assert re.fullmatch(rf"{first}; the recipe of 4 at depth 6: 19\.30{number}\.\n{shown}\.", found)
+
+
+@pytest.mark.parametrize(("mean", "missed"), [(19.0, True), (19.19, False)])
+def test_a_winner_that_the_search_of_another_depth_missed(tmp_path: Path, mean: float, missed: bool) -> None:
+    """Of depth 6, which has its own recipe; depth 3 has none that it could beat."""
+    study(tmp_path, {3: 19.5}, epochs=150)
+    write_part_two(tmp_path)
+    write_tuned(tmp_path, 4, 18.9, dropout=0.1, initialisation="normal", schedule="constant")
+    for depth in (3, 6):
+        changes = {"learning_rate_factor": 2, "residual": True}
+        write_recipe(tmp_path, f"plain-{depth}", depth, mean, **changes)
+    planned = plan((1, 4, 6), recipes=("plain-3", "plain-6"))
+    report = texts(reload(tmp_path, planned=planned))[0]
+    assert ("Shown to beat its own depth’s recipe, so that the search missed it there: 6." in report) == missed
 
 
 def test_the_answer_follows_the_rule(tmp_path: Path) -> None:

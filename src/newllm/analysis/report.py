@@ -178,7 +178,8 @@ class Exchanged(NamedTuple):
 
     group: Group
     winners: list[int]  # the depths that it was chosen for
-    against_best: Difference  # validation perplexity minus that of the best tuned depth; a family over all of these
+    against_best: Difference  # validation perplexity minus that of the best tuned depth
+    against_own: Difference | None  # minus that of its own depth, tuned; each is one family
 
 
 def exchanged(study: Study, best: Group) -> list[Exchanged]:
@@ -193,7 +194,9 @@ def exchanged(study: Study, best: Group) -> list[Exchanged]:
         if winners and group.num_layers not in winners:
             found.append((group, winners))
     tests = compare({i: (group, best) for i, (group, _) in enumerate(found)})
-    return [Exchanged(*one, tests[i]) for i, one in enumerate(found)]
+    tuned = {i: study.tuned.get(group.num_layers) for i, (group, _) in enumerate(found)}
+    own = compare({i: (found[i][0], group) for i, group in tuned.items() if group})
+    return [Exchanged(*one, tests[i], own.get(i)) for i, one in enumerate(found)]
 
 
 def late_gain(group: Group) -> float | None:
