@@ -1,11 +1,14 @@
 """Clones of a project, with what is changed and new in its folder."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from dvc.config import Config
 
 from newllm.errors import UserError
@@ -52,7 +55,7 @@ def files(folder: Path) -> dict[str, str]:
 
 def test_a_clone_has_all_that_is_not_ignored_and_the_same_commit(project: Path, tmp_path: Path) -> None:
     before = git(project, "status", "--porcelain", "-z")
-    clone(project, tmp_path / "clone", tmp_path / "cache")
+    clone(project, tmp_path / "clone", tmp_path / "cache", [])
     found = files(tmp_path / "clone")
     assert found == files(project)
     assert found["changed"] == "changed since"
@@ -66,10 +69,23 @@ def test_a_clone_has_all_that_is_not_ignored_and_the_same_commit(project: Path, 
 
 
 def test_a_clone_shares_the_cache_and_keeps_other_settings(project: Path, tmp_path: Path) -> None:
-    clone(project, tmp_path / "clone", tmp_path / "cache")
+    clone(project, tmp_path / "clone", tmp_path / "cache", [])
     settings = Config(os.fspath(tmp_path / "clone" / ".dvc")).read("local")
     assert settings["cache"] == {"type": "copy", "dir": os.fspath(tmp_path / "cache")}
     assert Path(settings["core"]["site_cache_dir"]).is_relative_to(tmp_path / "clone")
+
+
+def test_a_clone_has_the_results_of_the_stages_that_are_named(project: Path, tmp_path: Path) -> None:
+    lock: dict[str, Any] = {
+        "schema": "2.0",
+        "stages": {name: {"cmd": f"make {name}"} for name in ("data", "train@1", "train@2")},
+    }
+    (project / "dvc.lock").write_text(json.dumps(lock))
+    clone(project, tmp_path / "clone", tmp_path / "cache", {"data", "train@2", "train@3"})
+    found = yaml.safe_load((tmp_path / "clone" / "dvc.lock").read_text())
+    assert found["schema"] == "2.0"
+    assert found["stages"] == {name: lock["stages"][name] for name in ("data", "train@2")}
+    assert git(tmp_path / "clone", "diff", "--name-only") == "", "all is staged"
 
 
 def test_hooks_of_the_user_do_not_run(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,16 +95,16 @@ def test_hooks_of_the_user_do_not_run(project: Path, tmp_path: Path, monkeypatch
     (hooks / "post-checkout").chmod(0o755)
     (tmp_path / "settings").write_text(f"[core]\n\thooksPath = {hooks}\n")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "settings"))
-    clone(project, tmp_path / "clone", tmp_path / "cache")
+    clone(project, tmp_path / "clone", tmp_path / "cache", [])
     assert not (hooks / "ran").exists()
 
 
 def test_a_folder_without_a_commit_of_its_own_is_refused(project: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"empty: no usable git repository"):
-        clone(tmp_path / "empty", tmp_path / "clone", tmp_path / "cache")
+        clone(tmp_path / "empty", tmp_path / "clone", tmp_path / "cache", [])
     git(tmp_path / "empty", "init", "--quiet")
     with pytest.raises(UserError, match=r"empty: no usable git repository"):
-        clone(tmp_path / "empty", tmp_path / "clone", tmp_path / "cache")
+        clone(tmp_path / "empty", tmp_path / "clone", tmp_path / "cache", [])
     with pytest.raises(UserError, match=r"new: found its git repository in .*a project"):
-        clone(project / "new", tmp_path / "clone", tmp_path / "cache")
+        clone(project / "new", tmp_path / "clone", tmp_path / "cache", [])

@@ -198,10 +198,10 @@ def test_what_has_changed_meanwhile_is_not_computed_in_the_project(toy: Toy, mon
 
 
 def test_what_waits_without_a_worker_has_failed(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = Queue(toy.folder, toy.folder / "run", {})
+    queue = Queue(toy.folder, toy.folder / "run", {}, 2)
     queue.jobs["train@1"] = job = Job(Group(("train@1",), ("train@1",)))
     monkeypatch.setattr(queue, "_dvc", lambda *_: None)
-    queue.put([], 2)
+    queue.put([])
     assert list(queue.poll()) == []
     assert job.progress is Progress.WAITS, "workers may be about to start"
     began = time.monotonic()
@@ -212,40 +212,54 @@ def test_what_waits_without_a_worker_has_failed(toy: Toy, monkeypatch: pytest.Mo
 
 
 class Workers:
-    """In the place of DVC's queue: takes a group at each look, the last that was put first, and ends it at the next."""
+    """In the place of DVC's queue: takes a group at each look, the last that was put first, and ends it at the next.
 
-    def __init__(self, *_: object) -> None:
+    As many groups run at once as there are workers, which end where nothing waits.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
         self.jobs: dict[str, Job] = {}
         self.taken: list[str] = []
-        self.count = 0
+        self.at_once = 0
+        self.all, self.count = arguments[3], 0
 
-    def put(self, groups: list[Group], workers: int = 0) -> None:
+    def put(self, groups: list[Group]) -> None:
         self.jobs |= {group.name: Job(group) for group in groups}
-        self.count = workers or self.count
+        self.count = self.all
 
     def poll(self) -> list[object]:
         running = [job for job in self.jobs.values() if job.progress is Progress.RUNS]
-        if running and len(running) == self.count:
-            running[0].progress = Progress.DONE
         waiting = [job for job in self.jobs.values() if job.progress is Progress.WAITS]
-        if self.count and waiting and len(running) < self.count:
+        self.at_once = max(self.at_once, len(running))
+        if waiting and len(running) < self.count:
             waiting[-1].progress = Progress.RUNS
             self.taken.append(waiting[-1].group.name)
-        elif self.count and not waiting and running:
+            running.append(waiting.pop())
+        elif running:
             running[0].progress = Progress.DONE
+        if not waiting:
+            self.count = len(running)
         return []
 
     waits, is_finished = Queue.waits, Queue.is_finished
 
 
-def test_the_longest_begin_first_whatever_order_the_queue_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = Workers()
-    monkeypatch.setattr(repro, "Queue", lambda *_: queue)
+def test_the_longest_begin_first_on_all_workers_whatever_order_the_queue_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queues: list[Workers] = []
+
+    def started(*arguments: Any) -> Workers:
+        queues.append(Workers(*arguments))
+        return queues[0]
+
+    monkeypatch.setattr(repro, "Queue", started)
     monkeypatch.setattr(repro, "TURN", 0)
     monkeypatch.setattr(Workspace, "clone", lambda *_: {})
     groups = [Group((f"train@{depth}",), (f"train@{depth}",)) for depth in (8, 7, 6, 5, 4)]
-    assert repro._run_beside(Workspace(tmp_path, {}), tmp_path, groups, 2, 4) == []
-    assert queue.count == 4
+    assert repro._run_beside(Workspace(tmp_path, {}), tmp_path, groups, [], 2, 4) == []
+    (queue,) = queues
+    assert queue.at_once == 4, "those that have ended meanwhile, since nothing waited, are started again"
     assert sorted(queue.taken[:2]) == ["train@7", "train@8"]
     assert queue.taken[2:] == ["train@6", "train@5", "train@4"]
 

@@ -58,8 +58,8 @@ time.sleep(60)
 """
 
 
-def holder(folder: Path) -> subprocess.Popen[str]:
-    """A process that has taken a GPU."""
+def holder(folder: Path, says: str = "on GPU") -> subprocess.Popen[str]:
+    """A process that has taken a GPU, or says something else."""
     source = str(Path(gpus.__file__).parent.parent.parent)
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder)],
@@ -68,7 +68,7 @@ def holder(folder: Path) -> subprocess.Popen[str]:
         text=True,
     )
     assert process.stdout
-    assert "train@3: on GPU" in process.stdout.readline()
+    assert f"train@3: {says}" in process.stdout.readline()
     return process
 
 
@@ -96,6 +96,24 @@ def test_each_takes_its_own_and_the_third_waits_until_one_is_killed(
     waits, on = capsys.readouterr().out.splitlines()
     assert all(f"train@3, process {process.pid}" in waits for process in (first, second))
     assert on.startswith("train@4: on GPU 1")
+
+
+def test_who_has_waited_longest_comes_first(tmp_path: Path) -> None:
+    folder = tmp_path / "locks"
+    began: list[subprocess.Popen[str]] = []
+    try:
+        for number in range(5):
+            process = holder(folder, says="on GPU" if number < 2 else "waits for one of these GPUs")
+            began.append(process)
+        for process in began[2:]:
+            began[0].kill()
+            began.pop(0).communicate()
+            assert process.stdout
+            assert "train@3: on GPU" in process.stdout.readline(), "not one that came later"
+    finally:
+        for process in began:
+            process.kill()
+            process.communicate()
 
 
 def test_the_choice_is_the_users(tmp_path: Path) -> None:

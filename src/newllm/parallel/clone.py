@@ -2,23 +2,27 @@
 
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from dvc.config import Config
+from dvc.utils.serialize import dump_yaml, load_yaml
 
 from newllm.errors import UserError
 from newllm.runtime.git import git
 
 
-def clone(project: Path, folder: Path, cache: Path) -> None:
+def clone(project: Path, folder: Path, cache: Path, stages: Collection[str]) -> None:
     """Clones a project into a new folder, with its changes and new files staged, so that experiments begin with them.
 
-    The commit is the same, and so is what results say of the code that computed them.
+    The commit is the same, and so is what results say of the code that computed them. Of `dvc.lock` only what
+    experiments need goes along, since DVC reads all of it some ten times for each of them.
 
     Args:
         project: git's and DVC's.
         folder: does not exist yet.
         cache: DVC's cache of the project, which the clone shares.
+        stages: whose results `dvc.lock` keeps.
 
     Raises:
         UserError: the project is not the root of a git repository with a commit.
@@ -37,6 +41,11 @@ def clone(project: Path, folder: Path, cache: Path) -> None:
     new = git(project, "ls-files", "--others", "--exclude-standard", "-z")
     for name in filter(None, f"{changed}\0{new}".split("\0")):
         _copy(project / name, folder / name)
+    lock = folder / "dvc.lock"
+    if lock.is_file():
+        found = load_yaml(lock)
+        kept = {name: result for name, result in found["stages"].items() if name in stages}
+        dump_yaml(lock, found | {"stages": kept})
     git(folder, "add", "--all")
     settings = project / ".dvc" / "config.local"
     if settings.is_file():

@@ -76,7 +76,7 @@ class Queue:
     """DVC's queue of experiments in a clone, with a group of stages in each experiment."""
 
     def __init__(
-        self, folder: Path, run_folder: Path, environment: Mapping[str, str], options: Sequence[str] = ()
+        self, folder: Path, run_folder: Path, environment: Mapping[str, str], workers: int, options: Sequence[str] = ()
     ) -> None:
         """Nothing is queued yet.
 
@@ -84,26 +84,23 @@ class Queue:
             folder: the clone.
             run_folder: that the environment names as the run's.
             environment: for DVC and what it starts.
+            workers: how many experiments may run at once.
             options: of `dvc repro`, by which groups run.
         """
-        self._folder, self._run_folder, self._environment, self._options = folder, run_folder, environment, options
+        self._folder, self._run_folder, self._environment = folder, run_folder, environment
+        self._workers, self._options = workers, options
         self._queue = Repo(str(folder)).experiments.celery_queue
-        self._started: float | None = None
+        self._started = 0.0
         self._seen = False
         self.jobs: dict[str, Job] = {}
 
-    def put(self, groups: Sequence[Group], workers: int = 0) -> None:
-        """Queues groups as experiments, and starts workers.
-
-        They take what is queued, now or later, and end some time after the queue is empty.
-        """
+    def put(self, groups: Sequence[Group]) -> None:
+        """Queues groups as experiments, and starts workers for them: those that find nothing to do end after 10 s."""
         commands = [["exp", "run", "--queue", *self._options, "--name", one.name, *one.targets] for one in groups]
-        if workers:
-            commands.append(["queue", "start", "--jobs", str(workers)])
-        self._dvc(commands)
+        running = sum(job.progress is Progress.RUNS for job in self.jobs.values())
+        self._dvc([*commands, ["queue", "start", "--jobs", str(min(self._workers, running + len(groups)))]])
         self.jobs |= {group.name: Job(group) for group in groups}
-        if workers:
-            self._started = time.monotonic()
+        self._started, self._seen = time.monotonic(), False
 
     def _dvc(self, commands: Sequence[Sequence[str]]) -> None:
         with TemporaryFile() as output:  # no pipe: workers that are started keep it open
@@ -116,7 +113,7 @@ class Queue:
     def poll(self) -> Iterator[StageTime]:
         """Looks how far the jobs are; yields the stages that have ended since."""
         now = time.monotonic()
-        workers = self._workers()
+        workers = self._count_workers()
         for revision in list(self._queue.proc):
             with suppress(KeyError, ValueError, FileNotFoundError, ParseError):  # about to be written
                 info = ExecutorInfo.load_json(self._queue.get_infofile_path(revision))
@@ -137,7 +134,7 @@ class Queue:
         else:
             job.progress = Progress.FAILED
 
-    def _workers(self) -> int:
+    def _count_workers(self) -> int:
         processes = belonging_to(self._run_folder)
         count = 0
         for process in processes:
@@ -148,7 +145,7 @@ class Queue:
 
     def _give_up(self, workers: int, now: float) -> None:
         """What waits, and has no worker left to wait for, has failed."""
-        if self._started is None or workers or not (self._seen or now - self._started > LONGEST_START):
+        if workers or not (self._seen or now - self._started > LONGEST_START):
             return
         for job in self.jobs.values():
             if job.progress is Progress.WAITS:

@@ -4,7 +4,7 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -66,7 +66,7 @@ def repro(
         outdated = [part for group in plan.groups if (part := group.of(plan.changed))]
         workers = max(jobs, 2 * len(gpus))
         beside = outdated if len(outdated) > 1 else []
-        failed = _run_beside(workspace, place, beside, jobs, workers) if beside else []
+        failed = _run_beside(workspace, place, beside, plan.needed, jobs, workers) if beside else []
         computed = [group for group in beside if group not in [job.group for job in failed]]
         found = [target for group in computed for target in group.targets] if failed else targets
         if computed:
@@ -93,6 +93,11 @@ class Plan:
     changed: set[str]
     lacks_common: bool
 
+    @property
+    def needed(self) -> set[str]:
+        """What is up to date, of all that the groups may need."""
+        return {*self.common, *chain.from_iterable(group.stages for group in self.groups)} - self.changed
+
 
 class Workspace:
     """The project's own folder."""
@@ -107,10 +112,10 @@ class Workspace:
             graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
             graph = needed(graph, [stage.addressing for target in targets for stage in repo.stage.collect(target)])
             common, groups = split(graph)
-            lacks_common = bool(common and repo.status(targets=common))
             by_name = {stage.addressing: stage for stage in repo.index.stages}
             stages = [by_name[name] for name in in_order(graph)]
             with repo.lock:
+                lacks_common = any(by_name[name].status() for name in common)
                 changed = self._restore(repo, stages, nothing=lacks_common)
         return Plan(common, groups, changed, lacks_common)
 
@@ -144,10 +149,10 @@ class Workspace:
                 taken[0].dvcfile.dump_stages(taken, update_pipeline=False)
         return changed
 
-    def clone(self, folder: Path) -> dict[str, str]:
-        """Makes a clone, and returns the environment for it."""
+    def clone(self, folder: Path, stages: Collection[str]) -> dict[str, str]:
+        """Makes a clone that has the results of some stages, and returns the environment for it."""
         with Repo(str(self.project)) as repo:
-            clone(self.project, folder, Path(repo.cache.local_cache_dir))
+            clone(self.project, folder, Path(repo.cache.local_cache_dir), stages)
         states = self._variables.get(STATES) or str(self.project / "checkpoints")
         return isolated(self._variables) | {STATES: states, "DVC_EXP_AUTO_PUSH": "false", "DVC_STUDIO_OFFLINE": "true"}
 
@@ -195,15 +200,21 @@ def _is_cached(repo: Repo, stage: Stage) -> bool:
     return False
 
 
-def _run_beside(workspace: Workspace, place: Path, groups: Sequence[Group], jobs: int, workers: int) -> list[Job]:
-    """Runs groups through the queue of a clone; returns those that have failed, their logs saved in `place`."""
+def _run_beside(
+    workspace: Workspace, place: Path, groups: Sequence[Group], needed: Collection[str], jobs: int, workers: int
+) -> list[Job]:
+    """Runs groups, which need other stages' results, through the queue of a clone.
+
+    Returns:
+        Those that have failed, their logs saved in `place`.
+    """
     first = min(jobs, len(groups))
     names = ", ".join(group.name for group in groups)
     print(f"{len(groups)} groups of stages are out of date, {first} at once: {names}", flush=True)
     folder = place / "project"
-    queue = Queue(folder, place, workspace.clone(folder), workspace.options)
+    queue = Queue(folder, place, workspace.clone(folder, needed), min(workers, len(groups)), workspace.options)
     with Display() as display:
-        queue.put(groups[:first], min(workers, len(groups)))
+        queue.put(groups[:first])
         for group in groups[first:]:
             # one at a time, once the workers have theirs: Celery's files are taken in the order of their names, which
             # begin with the machine's uptime, as text

@@ -3,9 +3,11 @@
 CUDA reads CUDA_VISIBLE_DEVICES when it starts. So the stage names there the one GPU that it took, which everything
 after sees as the only one, `cuda:0`. A GPU is taken by a lock on a file that bears its UUID, in a folder that is the
 same for all copies of the project on a machine. The kernel lets go of a lock when its process ends, however it ends.
+Stages that may use the same GPUs and find none free stand in line, by another lock: the queue begins with the longest.
 """
 
 import fcntl
+import hashlib
 import os
 import sys
 import time
@@ -116,13 +118,16 @@ def take_gpu(
         return None
     folder = folder or folder_of_locks()
     stage = environment.get("DVC_STAGE", Path(sys.argv[0]).stem)
-    has_waited = False
-    while (taken := _first_free(choice, folder, stage)) is None:
-        if not has_waited:
-            holders = ", ".join(f"{gpu.title}: {_holder(gpu, folder)}" for gpu in choice)
-            print(f"{stage}: waits, since every GPU that it may use is taken ({holders})", flush=True)
-            has_waited = True
-        time.sleep(TURN)
+    names = ",".join(sorted(gpu.uuid for gpu in choice))
+    line = _open(f"line-{hashlib.sha256(names.encode()).hexdigest()[:16]}", folder)
+    taken = _first_free(choice, folder, stage) if _lock(line) else None
+    if taken is None:
+        holders = ", ".join(f"{gpu.title}: {_holder(gpu, folder)}" for gpu in choice)
+        print(f"{stage}: waits for one of these GPUs ({holders})", flush=True)
+        fcntl.flock(line, fcntl.LOCK_EX)  # Linux wakes who has waited longest
+        while (taken := _first_free(choice, folder, stage)) is None:
+            time.sleep(TURN)
+    os.close(line)
     environment[VARIABLE] = taken.name
     print(f"{stage}: on {taken.title}, {taken.uuid}", flush=True)
     return taken
@@ -131,28 +136,36 @@ def take_gpu(
 def _first_free(gpus: Sequence[Gpu], folder: Path, stage: str) -> Gpu | None:
     """Locks the first that nobody holds. The descriptor stays open until the process ends."""
     for gpu in gpus:
-        lock = _open(gpu, folder)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            continue
-        os.ftruncate(lock, 0)
-        os.write(lock, f"{stage}, process {os.getpid()}".encode())
-        return gpu
+        file = _open(gpu.uuid, folder)
+        if _lock(file):
+            os.ftruncate(file, 0)
+            os.write(file, f"{stage}, process {os.getpid()}".encode())
+            return gpu
+        os.close(file)
     return None
 
 
+def _lock(file: int) -> bool:
+    """Whether nobody else has locked it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def _holder(gpu: Gpu, folder: Path) -> str:
-    return _path(gpu, folder).read_text(encoding="utf-8") or "unknown"
+    """The last that took it."""
+    path = _path(gpu.uuid, folder)
+    return path.read_text(encoding="utf-8") if path.is_file() else "free"
 
 
-def _open(gpu: Gpu, folder: Path) -> int:
+def _open(name: str, folder: Path) -> int:
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.is_symlink() or folder.stat().st_uid != os.getuid():
         raise UserError(f"{folder}: found a folder of another user, expected this user's; ask its owner to remove it")
-    return os.open(_path(gpu, folder), os.O_RDWR | os.O_CREAT, 0o600)
+    return os.open(_path(name, folder), os.O_RDWR | os.O_CREAT, 0o600)
 
 
-def _path(gpu: Gpu, folder: Path) -> Path:
-    return folder / gpu.uuid.replace("/", "-")  # older names of MIG instances have slashes
+def _path(name: str, folder: Path) -> Path:
+    return folder / name.replace("/", "-")  # older names of MIG instances have slashes
