@@ -256,15 +256,15 @@ def test_the_longest_begin_first_on_all_workers_whatever_order_the_queue_has(
     monkeypatch.setattr(repro, "Queue", started)
     monkeypatch.setattr(repro, "TURN", 0)
     monkeypatch.setattr(Workspace, "clone", lambda *_: {})
-    groups = [Group((f"train@{depth}",), (f"train@{depth}",)) for depth in (8, 7, 6, 5, 4)]
+    groups = [Group((f"train@{depth}",), (f"train@{depth}",)) for depth in (8, 7, 6, 5, 4, 3)]
     assert repro._run_beside(Workspace(tmp_path, {}), tmp_path, groups, [], 2, 4) == []
     (queue,) = queues
-    assert queue.at_once == 4, "those that have ended meanwhile, since nothing waited, are started again"
+    assert queue.at_once == 4, "two that begin, and two that wait for them"
     assert sorted(queue.taken[:2]) == ["train@7", "train@8"]
-    assert queue.taken[2:] == ["train@6", "train@5", "train@4"]
+    assert queue.taken[2:] == ["train@6", "train@5", "train@4", "train@3"]
 
 
-@pytest.mark.parametrize(("jobs", "workers", "devices"), [(1, 2, "a"), (2, 4, "a,b"), (8, 8, "a,b")])
+@pytest.mark.parametrize(("jobs", "workers", "devices"), [(1, 3, "a"), (2, 6, "a,b"), (8, 8, "a,b")])
 def test_each_gpu_has_a_group_that_waits_for_it(
     toy: Toy, monkeypatch: pytest.MonkeyPatch, jobs: int, workers: int, devices: str
 ) -> None:

@@ -1,10 +1,12 @@
 """The choice of a GPU and its lock, with made-up GPUs."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pynvml
@@ -48,27 +50,28 @@ def test_a_gpu_without_mig_instances_is_no_device() -> None:
 
 HOLDER = """
 import sys, time
+from collections.abc import Iterator
 from pathlib import Path
 from newllm.runtime.gpus import Gpu, take_gpu
 gpus = [[Gpu(uuid, uuid, f"GPU {index}, a name")] for index, uuid in enumerate(("GPU-aa11", "GPU-bb22"))]
-environment = {"DVC_STAGE": "train@3"}
+environment = {"DVC_STAGE": sys.argv[2]}
 take_gpu(environment, gpus, Path(sys.argv[1]))
 print(environment["CUDA_VISIBLE_DEVICES"], flush=True)
 time.sleep(60)
 """
 
 
-def holder(folder: Path, says: str = "on GPU") -> subprocess.Popen[str]:
+def holder(folder: Path, stage: str = "train@3", says: str = "on GPU") -> subprocess.Popen[str]:
     """A process that has taken a GPU, or says something else."""
     source = str(Path(gpus.__file__).parent.parent.parent)
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder)],
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(folder), stage],
         env=os.environ | {"PYTHONPATH": source},
         stdout=subprocess.PIPE,
         text=True,
     )
     assert process.stdout
-    assert f"train@3: {says}" in process.stdout.readline()
+    assert f"{stage}: {says}" in process.stdout.readline()
     return process
 
 
@@ -98,22 +101,33 @@ def test_each_takes_its_own_and_the_third_waits_until_one_is_killed(
     assert on.startswith("train@4: on GPU 1")
 
 
-def test_who_has_waited_longest_comes_first(tmp_path: Path) -> None:
+@pytest.fixture
+def began() -> Iterator[list[subprocess.Popen[str]]]:
+    """Holders, which are ended."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def test_who_has_waited_longest_comes_first(tmp_path: Path, began: list[subprocess.Popen[str]]) -> None:
+    for number in range(5):
+        began.append(holder(tmp_path / "locks", says="on GPU" if number < 2 else "waits for one of these GPUs"))
+    for process in began[2:]:
+        began[0].kill()
+        began.pop(0).communicate()
+        assert process.stdout
+        assert ": on GPU" in process.stdout.readline(), "not one that came later"
+
+
+def test_what_takes_seconds_does_not_stand_in_line(tmp_path: Path, began: list[subprocess.Popen[str]]) -> None:
     folder = tmp_path / "locks"
-    began: list[subprocess.Popen[str]] = []
-    try:
-        for number in range(5):
-            process = holder(folder, says="on GPU" if number < 2 else "waits for one of these GPUs")
-            began.append(process)
-        for process in began[2:]:
-            began[0].kill()
-            began.pop(0).communicate()
-            assert process.stdout
-            assert "train@3: on GPU" in process.stdout.readline(), "not one that came later"
-    finally:
-        for process in began:
-            process.kill()
-            process.communicate()
+    began += [holder(folder), holder(folder), holder(folder, says="waits")]
+    began[2].send_signal(signal.SIGSTOP)  # first in line, and takes no GPU now
+    began[0].kill()
+    began[0].wait()
+    began += [holder(folder, says="waits"), holder(folder, "evaluate@3", says="on GPU 0")]
 
 
 def test_the_choice_is_the_users(tmp_path: Path) -> None:

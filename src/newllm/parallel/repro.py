@@ -44,8 +44,9 @@ def repro(
         project: the current folder.
         jobs: how many groups of stages may run at once.
         targets: as of `dvc repro`; all stages without.
-        gpus: on which stages may run, no more than `jobs`. As many groups again then start beside those that have one
-            and wait for it, so that no GPU waits for a stage that is still importing torch.
+        gpus: on which stages may run, no more than `jobs`. Twice as many groups again start beside those that have one
+            and wait for it, so that no GPU waits for a stage that is still importing torch: while one trains, another
+            waits to be trained, and a third, which is, to be evaluated.
         allow_missing: as of `dvc repro`: what is missing, and else up to date, is not computed again for its own sake.
 
     Raises:
@@ -64,7 +65,7 @@ def repro(
             workspace.repro(plan.common)
             plan = workspace.restore(targets)
         outdated = [part for group in plan.groups if (part := group.of(plan.changed))]
-        workers = max(jobs, 2 * len(gpus))
+        workers = max(jobs, 3 * len(gpus))
         beside = outdated if len(outdated) > 1 else []
         failed = _run_beside(workspace, place, beside, plan.needed, jobs, workers) if beside else []
         computed = [group for group in beside if group not in [job.group for job in failed]]
@@ -212,7 +213,7 @@ def _run_beside(
     names = ", ".join(group.name for group in groups)
     print(f"{len(groups)} groups of stages are out of date, {first} at once: {names}", flush=True)
     folder = place / "project"
-    queue = Queue(folder, place, workspace.clone(folder, needed), min(workers, len(groups)), workspace.options)
+    queue = Queue(folder, place, workspace.clone(folder, needed), workers, workspace.options)
     with Display() as display:
         queue.put(groups[:first])
         for group in groups[first:]:

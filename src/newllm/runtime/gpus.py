@@ -3,7 +3,7 @@
 CUDA reads CUDA_VISIBLE_DEVICES when it starts. So the stage names there the one GPU that it took, which everything
 after sees as the only one, `cuda:0`. A GPU is taken by a lock on a file that bears its UUID, in a folder that is the
 same for all copies of the project on a machine. The kernel lets go of a lock when its process ends, however it ends.
-Stages that may use the same GPUs and find none free stand in line, by another lock: the queue begins with the longest.
+Trainings that find none free stand in line, by another lock, so that the longest, which are queued first, come first.
 """
 
 import fcntl
@@ -23,6 +23,7 @@ from newllm.errors import UserError
 
 VARIABLE = "CUDA_VISIBLE_DEVICES"
 TURN = 0.5  # seconds between two looks at GPUs that are all taken
+QUICK = ("evaluate", "diagnose")  # stages of seconds: they go before those in line, by looking more often
 
 
 @dataclass(frozen=True)
@@ -118,15 +119,17 @@ def take_gpu(
         return None
     folder = folder or folder_of_locks()
     stage = environment.get("DVC_STAGE", Path(sys.argv[0]).stem)
+    in_line = stage.partition("@")[0] not in QUICK
     names = ",".join(sorted(gpu.uuid for gpu in choice))
     line = _open(f"line-{hashlib.sha256(names.encode()).hexdigest()[:16]}", folder)
-    taken = _first_free(choice, folder, stage) if _lock(line) else None
+    taken = _first_free(choice, folder, stage) if not in_line or _lock(line) else None
     if taken is None:
         holders = ", ".join(f"{gpu.title}: {_holder(gpu, folder)}" for gpu in choice)
         print(f"{stage}: waits for one of these GPUs ({holders})", flush=True)
-        fcntl.flock(line, fcntl.LOCK_EX)  # Linux wakes who has waited longest
+        if in_line:
+            fcntl.flock(line, fcntl.LOCK_EX)  # Linux wakes who has waited longest
         while (taken := _first_free(choice, folder, stage)) is None:
-            time.sleep(TURN)
+            time.sleep(TURN if in_line else TURN / 10)
     os.close(line)
     environment[VARIABLE] = taken.name
     print(f"{stage}: on {taken.title}, {taken.uuid}", flush=True)
@@ -157,7 +160,7 @@ def _lock(file: int) -> bool:
 def _holder(gpu: Gpu, folder: Path) -> str:
     """The last that took it."""
     path = _path(gpu.uuid, folder)
-    return path.read_text(encoding="utf-8") if path.is_file() else "free"
+    return (path.read_text(encoding="utf-8") if path.is_file() else "") or "free"
 
 
 def _open(name: str, folder: Path) -> int:
