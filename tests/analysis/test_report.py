@@ -12,7 +12,7 @@ from scipy import stats
 from newllm.analysis import report
 from newllm.analysis.inference import prediction_interval
 from newllm.analysis.report import Facts, at_epoch, continued, effects_of, facts, given, late_gain, render, unfinished
-from newllm.analysis.study import Study, by_change, spread
+from newllm.analysis.study import Study, by_change, families, spread
 from newllm.config import Config
 from stages.report import load
 from tests.analysis.metrics_files import (
@@ -380,10 +380,22 @@ def test_winners_that_were_exchanged(tmp_path: Path, mean: float, shown: str) ->
     write_recipe(tmp_path, "deep-1", 1, 19.4, **RECIPE)
     write_recipe(tmp_path, "plain-6", 6, 19.3, learning_rate_factor=2, residual=True)
     planned = plan((1, 4, 6), recipes=("deep-4", "deep-3", "deep-1", "plain-6"))
-    (found,) = re.findall(r"Winners exchanged \(5 seeds each\): (.*\n.*)", texts(reload(tmp_path, planned=planned))[0])
     number = r" ± [\d.]+"
-    first = rf"the recipe of 1 and 6 at depth 3: {mean:.2f}{number}, 4: 19\.30{number}"
-    assert re.fullmatch(rf"{first}; the recipe of 4 at depth 6: 19\.30{number}\.\n{shown}\.", found)
+    at_three, at_four = (rf"{value:.2f}{number} \(depth {depth}\)" for value, depth in ((mean, 3), (19.3, 4)))
+    ends = [at_three, at_four] if mean < 19.3 else [at_four, at_three]
+    both = rf"the recipe of depth 1 and 6 gives {' to '.join(ends)} at 3, 4"
+    exchanged = rf"{both}; that of 4 gives 19\.30{number} at 6\.\n{shown}\."
+    assert re.search(exchanged, texts(reload(tmp_path, planned=planned))[0])
+
+
+def test_families_are_changes_of_one_thing(tmp_path: Path) -> None:
+    """A line of several at once would leave out the depth that has them as its own."""
+    study(tmp_path, {3: 19.5}, epochs=150)
+    for depth in (3, 4, 5):
+        write_recipe(tmp_path, f"residual-{depth}", depth, 19.5, residual=True)
+        write_recipe(tmp_path, f"both-{depth}", depth, 19.5, residual=True, dropout=0.3)
+    names = [f"{name}-{depth}" for name in ("residual", "both") for depth in (3, 4, 5)]
+    assert list(families(reload(tmp_path, planned=plan((), recipes=names)).changed)) == ["residual connections"]
 
 
 @pytest.mark.parametrize(("mean", "missed"), [(19.0, True), (19.19, False)])

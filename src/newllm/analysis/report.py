@@ -178,6 +178,7 @@ class Exchanged(NamedTuple):
 
     group: Group
     winners: list[int]  # the depths that it was chosen for
+    val_ppl: Estimate
     against_best: Difference  # validation perplexity minus that of the best tuned depth
     against_own: Difference | None  # minus that of its own depth, tuned; each is one family
 
@@ -196,7 +197,10 @@ def exchanged(study: Study, best: Group) -> list[Exchanged]:
     tests = compare({i: (group, best) for i, (group, _) in enumerate(found)})
     tuned = {i: study.tuned.get(group.num_layers) for i, (group, _) in enumerate(found)}
     own = compare({i: (found[i][0], group) for i, group in tuned.items() if group})
-    return [Exchanged(*one, tests[i], own.get(i)) for i, one in enumerate(found)]
+    return [
+        Exchanged(group, winners, group.estimate("val_ppl"), tests[i], own.get(i))
+        for i, (group, winners) in enumerate(found)
+    ]
 
 
 def late_gain(group: Group) -> float | None:

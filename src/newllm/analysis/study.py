@@ -153,9 +153,12 @@ def by_change(groups: Iterable[Group]) -> dict[str, dict[int, Group]]:
 
 
 def families(groups: Iterable[Group]) -> dict[str, dict[int, Group]]:
-    """The changes that were tried at three depths or more; all, if there are no such."""
+    """The changes of one thing that were tried at three depths or more; all changes, if there are no such."""
     every = by_change(groups)
-    return {name: depths for name, depths in every.items() if len(depths) > 2} or every
+    many = {name: depths for name, depths in every.items() if len(depths) > 2}
+    return {
+        name: depths for name, depths in many.items() if all(len(one.changes) == 1 for one in depths.values())
+    } or every
 
 
 def spread(groups: Iterable[Group]) -> float:
