@@ -211,6 +211,22 @@ def test_what_waits_without_a_worker_has_failed(toy: Toy, monkeypatch: pytest.Mo
     assert queue.is_finished
 
 
+@pytest.mark.parametrize(("workers", "started"), [(2, ["2", "2", "2"]), (6, ["2", "3", "4"])])
+def test_whatever_is_queued_starts_its_worker(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, workers: int, started: list[str]
+) -> None:
+    """Workers end ten seconds after the queue is empty, and so may have ended before more is queued."""
+    queue = Queue(toy.folder, toy.folder / "run", {}, workers)
+    commands: list[list[str]] = []
+    monkeypatch.setattr(queue, "_dvc", commands.extend)
+    for names in (("train@3", "train@2"), ("train@1",), ("train@4",)):
+        queue.put([Group((name,), (name,)) for name in names])
+        for job in queue.jobs.values():
+            job.progress = Progress.RUNS
+    assert [command[-1] for command in commands if command[:2] == ["queue", "start"]] == started
+    assert [command[-1] for command in commands if command[0] == "exp"] == ["train@3", "train@2", "train@1", "train@4"]
+
+
 class Workers:
     """In the place of DVC's queue: takes a group at each look, the last that was put first, and ends it at the next.
 

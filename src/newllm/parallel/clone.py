@@ -44,7 +44,7 @@ def clone(project: Path, folder: Path, cache: Path, stages: Collection[str]) -> 
     lock = folder / "dvc.lock"
     if lock.is_file():
         found = load_yaml(lock)
-        kept = {name: result for name, result in found["stages"].items() if name in stages}
+        kept = {name: result for name, result in found.get("stages", {}).items() if name in stages}
         dump_yaml(lock, found | {"stages": kept})
     git(folder, "add", "--all")
     settings = project / ".dvc" / "config.local"
