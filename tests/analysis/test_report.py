@@ -383,8 +383,8 @@ def test_winners_that_were_exchanged(tmp_path: Path, mean: float, shown: str) ->
     number = r" ± [\d.]+"
     at_three, at_four = (rf"{value:.2f}{number} \(depth {depth}\)" for value, depth in ((mean, 3), (19.3, 4)))
     ends = [at_three, at_four] if mean < 19.3 else [at_four, at_three]
-    both = rf"the recipe of depth 1 and 6 gives {' to '.join(ends)} at 3, 4"
-    exchanged = rf"{both}; that of 4 gives 19\.30{number} at 6\.\n{shown}\."
+    both = rf"the recipe of depths 1 and 6 gives {' to '.join(ends)} at depths 3, 4"
+    exchanged = rf"{both}; that of depth 4 gives 19\.30{number} at depth 6\.\n{shown}\."
     assert re.search(exchanged, texts(reload(tmp_path, planned=planned))[0])
 
 

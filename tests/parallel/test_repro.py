@@ -211,6 +211,12 @@ def test_what_waits_without_a_worker_has_failed(toy: Toy, monkeypatch: pytest.Mo
     assert queue.is_finished
 
 
+def test_groups_need_what_is_common_and_what_is_up_to_date_of_their_own() -> None:
+    groups = [Group((f"train@{i}", f"evaluate@{i}"), (f"evaluate@{i}",)) for i in (1, 2, 3)]
+    plan = Plan(["data"], groups, {"evaluate@2", "train@3", "report"}, False)
+    assert plan.needed == {"data", "train@2", "evaluate@3"}
+
+
 @pytest.mark.parametrize(("workers", "started"), [(2, ["2", "2", "2"]), (6, ["2", "3", "4"])])
 def test_whatever_is_queued_starts_its_worker(
     toy: Toy, monkeypatch: pytest.MonkeyPatch, workers: int, started: list[str]

@@ -96,8 +96,9 @@ class Plan:
 
     @property
     def needed(self) -> set[str]:
-        """What is up to date, of all that the groups may need."""
-        return {*self.common, *chain.from_iterable(group.stages for group in self.groups)} - self.changed
+        """What is up to date, of all that the groups need that are not."""
+        outdated = [group.stages for group in self.groups if group.of(self.changed)]
+        return {*self.common, *chain.from_iterable(outdated)} - self.changed
 
 
 class Workspace:

@@ -158,9 +158,10 @@ def _lock(file: int) -> bool:
 
 
 def _holder(gpu: Gpu, folder: Path) -> str:
-    """The last that took it."""
-    path = _path(gpu.uuid, folder)
-    return (path.read_text(encoding="utf-8") if path.is_file() else "") or "free"
+    file = _open(gpu.uuid, folder)
+    holder = "free" if _lock(file) else _path(gpu.uuid, folder).read_text(encoding="utf-8")
+    os.close(file)
+    return holder
 
 
 def _open(name: str, folder: Path) -> int:
