@@ -50,7 +50,6 @@ def test_a_gpu_without_mig_instances_is_no_device() -> None:
 
 HOLDER = """
 import sys, time
-from collections.abc import Iterator
 from pathlib import Path
 from newllm.runtime.gpus import Gpu, take_gpu
 gpus = [[Gpu(uuid, uuid, f"GPU {index}, a name")] for index, uuid in enumerate(("GPU-aa11", "GPU-bb22"))]

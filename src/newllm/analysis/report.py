@@ -178,7 +178,7 @@ class Exchanged(NamedTuple):
 
     group: Group
     winners: list[int]  # the depths that it was chosen for
-    val_ppl: Estimate
+    val_ppl: Estimate  # mean over its seeds
     against_best: Difference  # validation perplexity minus that of the best tuned depth
     against_own: Difference | None  # minus that of its own depth, tuned; each is one family
 
@@ -195,8 +195,8 @@ def exchanged(study: Study, best: Group) -> list[Exchanged]:
         if winners and group.num_layers not in winners:
             found.append((group, winners))
     tests = compare({i: (group, best) for i, (group, _) in enumerate(found)})
-    tuned = {i: study.tuned.get(group.num_layers) for i, (group, _) in enumerate(found)}
-    own = compare({i: (found[i][0], group) for i, group in tuned.items() if group})
+    of_tuned = {i: group for i, (group, _) in enumerate(found) if group.num_layers in study.tuned}
+    own = compare({i: (group, study.tuned[group.num_layers]) for i, group in of_tuned.items()})
     return [
         Exchanged(group, winners, group.estimate("val_ppl"), tests[i], own.get(i))
         for i, (group, winners) in enumerate(found)
