@@ -288,7 +288,7 @@ def _grown(study: Study) -> Figure | None:
     gains = [f"{pattern} at depth {depth}" for depth, pattern in gaining(study)]
     none = "No grown context is shown to beat longer training"
     title = f"Beats longer training: {', '.join(gains)}" if gains else none
-    subtitle = "means over the seeds until the first stops; the panels’ scales differ"
+    subtitle = "means over the seeds until the first stops" + ("; the panels’ scales differ" if panels[1:] else "")
     return Figure("grown_contexts", title, subtitle, panels)
 
 
