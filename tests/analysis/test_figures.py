@@ -104,6 +104,8 @@ def test_titles_say_what_is_shown(tmp_path: Path) -> None:
     assert "4" in found["perplexity_by_depth"].title
     assert len(found["learning_curves"].panels) == 2, "the last third is seen closer"
     assert len(found["grown_contexts"].panels) == 2, "a panel a depth"
+    series = {row["series"] for row in rows(found["grown_contexts"]) if "series" in row}
+    assert series == {"freeze", "finetune", "longer"}, "what began at the base"
     changes = [row for row in rows(found["grown_contexts"]) if row.get("series") == "finetune"]
     assert changes[-1]["change"] == pytest.approx(-0.5), "of the same seeds"
     assert "From depth 4 to 6" in found["fit"].title

@@ -3,6 +3,7 @@
 import math
 import re
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from scipy import stats
 
 from newllm.analysis import report
+from newllm.analysis.fit import GAP, TRAIN_LOSS
 from newllm.analysis.inference import prediction_interval
 from newllm.analysis.report import Facts, at_epoch, continued, effects_of, facts, given, late_gain, render, unfinished
 from newllm.analysis.study import Study, by_change, families, spread
@@ -388,6 +390,26 @@ def test_winners_that_were_exchanged(tmp_path: Path, mean: float, shown: str) ->
     assert re.search(exchanged, texts(reload(tmp_path, planned=planned))[0])
 
 
+def test_depth_alone_is_not_blamed_where_its_recipe_does_the_same(committed: Study) -> None:
+    """The words rest on two layers that overfit with the recipe of depths 3 and 4, and the appendix has the numbers."""
+    sentence = "So do 2 layers with the recipe of depths 3 and 4: the cause need not be depth."
+    report_text, appendix, *_ = texts(committed)
+    assert sentence in report_text
+    one = next(group for group in committed.changed if group.name == "deep-2")
+    rows = next(rows for header, rows in tables(appendix).items() if header.startswith("| layers | chosen at"))
+    row = next(row for row in rows if row[:2] == ["2", "3, 4"])
+    best = committed.tuned[2]
+    losses = [one.mean(name) - best.mean(name) for name in (TRAIN_LOSS, GAP)]
+    assert [number(cell) for cell in row[2:4]] == pytest.approx(
+        [one.mean("val_ppl"), one.mean("val_ppl") - best.mean("val_ppl")], abs=0.0051
+    )
+    assert [number(cell) for cell in row[7:]] == pytest.approx(losses, abs=0.00051)
+    fits_worse = replace(one, seeds=one.seeds.assign(**{TRAIN_LOSS: one.seeds[TRAIN_LOSS] + 0.1}))
+    for changed in ([], [fits_worse]):
+        others = [group for group in committed.changed if group is not one]
+        assert sentence not in texts(replace(committed, changed=[*others, *changed]))[0]
+
+
 def test_families_are_changes_of_one_thing(tmp_path: Path) -> None:
     """A line of several at once would leave out the depth that has them as its own."""
     study(tmp_path, {3: 19.5}, epochs=150)
@@ -438,7 +460,9 @@ def test_whether_the_lead_rests_on_one_recipe(tmp_path: Path, next_best: float, 
         write_tuned(tmp_path, depth, mean)
     found = tmp_path / "metrics/tuning/4.json"
     change_json(found, lambda file: file["tuning"][0]["finalists"][1].update(val_ppl=next_best))
-    assert (f"next best came to {next_best:.2f}" in texts(reload(tmp_path, planned=plan((4, 6))))[0]) == told
+    report_text, _, readme = texts(reload(tmp_path, planned=plan((4, 6))))
+    for text in (report_text, readme):
+        assert (f"Its lead rests on one recipe; its next best reaches {next_best:.2f}." in text) == told
 
 
 def test_depth_6_as_the_notebook_trained_it(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def minutes(study: Study) -> dict[str, float]:
         "the grown contexts": total_seconds(study.grown),
         "the trials of the searches": sum(trials for trials, _ in searches),
         "their finalists": sum(finalists for _, finalists in searches),
-        "the confirmed models": total_seconds(study.tuned.values()),
+        "the tuned depths": total_seconds(study.tuned.values()),
         "those of equal parameters": total_seconds(study.equal.values()),
         "the changed recipes": total_seconds(study.changed),
         "the LSTM": total_seconds(study.lstm.values()) + sum(sum(one.seconds) for one in study.lstm_searches.values()),

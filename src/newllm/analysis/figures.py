@@ -28,7 +28,7 @@ SCALE = 1.6  # pixels of the file a unit: some 1,300 wide
 COLOURS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [1, 2], [4, 4], [10, 2]]
-NOTEBOOK = ("notebook, complete run", "notebook, stopped early")
+NOTEBOOK = ("notebook, complete run", "notebook, stopped by hand")
 TITLES = {"num_layers": "layers", "num_seeds": "models that still train"}
 STYLE: dict[str, Any] = {
     "font": "Liberation Sans, Arial, sans-serif",
@@ -219,7 +219,7 @@ def _fit(study: Study) -> Figure | None:
     start = best if best in measured and best < last else first
     loss, gap = (signed(measured[last].mean(name) - measured[start].mean(name)) for name in (TRAIN_LOSS, GAP))
     title = f"From depth {start} to {last}: training loss {loss}, gap to validation {gap}"
-    subtitle = "means over seeds, at the best epoch; the gap is the distance of the lines"
+    subtitle = f"{_ours(study)}: means over seeds, at the best epoch; the gap is the distance of the lines"
     return Figure("fit", title, subtitle, [base.mark_line(strokeWidth=1.5) + _points(base, list(names))])
 
 
@@ -244,7 +244,7 @@ def _learning_curves(study: Study) -> Figure:
         panels = [base + marks.mark_point(shape="diamond", color="black", size=80, strokeWidth=2)]
         subtitle += "; diamonds: an earlier run of the notebook with 6 layers"
     if curves["epoch"].max() >= 20:
-        closer = alt.Y("val_ppl:Q", title="the last third", scale=_perplexities(1.0, 1.0))
+        closer = alt.Y("val_ppl:Q", title="validation perplexity, the last third", scale=_perplexities(1.0, 1.0))
         ends = _chart(curves.groupby("num_layers", as_index=False).last(), x="epoch:Q", y="val_ppl:Q",
                       text="num_layers:O").mark_text(dx=9, fontSize=14)  # fmt: skip
         lines = base.encode(x=x.axis(tickCount=4), y=closer)
@@ -261,30 +261,27 @@ def _learning_curves(study: Study) -> Figure:
 
 def _grown(study: Study) -> Figure | None:
     """What further training changes of the seeds' perplexity, by epoch from the start on, a panel a depth."""
-    if not study.grown:
+    further = [group for group in study.grown if group.name != "scratch"]  # which did not begin at the base
+    if not further:
         return None
     panels = []
-    for depth in sorted({group.num_layers for group in study.grown}):
-        base, tables = study.depths[depth], []
-        own = base.seeds.set_index("seed")["val_ppl"]
-        for group in (group for group in study.grown if group.num_layers == depth):
-            before = base.mean("val_ppl") if group.name == "scratch" else group.curve["seed"].map(own)
-            rows = group.curve.assign(change=group.curve["val_ppl"] - before, series=group.name)
+    for depth in sorted({group.num_layers for group in further}):
+        tables, own = [], study.depths[depth].seeds.set_index("seed")["val_ppl"]
+        for group in (group for group in further if group.num_layers == depth):
+            rows = group.curve.assign(change=group.curve["val_ppl"] - group.curve["seed"].map(own), series=group.name)
             together = rows[rows["epoch"] <= group.seeds["epochs_run"].min()]  # no step where a seed stops
             tables.append(together.groupby(["series", "epoch"], as_index=False)["change"].mean())
         table = pd.concat(tables, ignore_index=True)
-        highest = float(table.loc[table["series"] != "scratch", "change"].abs().max())
-        scale = alt.Scale(domainMax=1.15 * highest if highest > 0 else 1.0, nice=False)
         chart = _chart(
             table,
             x=alt.X("epoch:Q", title=f"epoch of further training, depth {depth}", axis=alt.Axis(tickMinStep=1)),
-            y=alt.Y("change:Q", title="perplexity minus that of the base", scale=scale),
-            color=_series(PATTERNS, alt.Color, COLOURS),
-            strokeDash=_series(PATTERNS, alt.StrokeDash, DASHES),
+            y=alt.Y("change:Q", title="perplexity minus that of the base"),
+            color=_series(PATTERNS[:3], alt.Color, COLOURS),
+            strokeDash=_series(PATTERNS[:3], alt.StrokeDash, DASHES),
             tooltip=_tips(series=None, epoch=None, change="+.3f"),
         )
         zero = _chart({"change": [0.0]}, y="change:Q").mark_rule(strokeDash=[6, 3])
-        panels.append(zero + chart.mark_line(strokeWidth=2.2, clip=True))
+        panels.append(zero + chart.mark_line(strokeWidth=2.2))
     gains = [f"{pattern} at depth {depth}" for depth, pattern in gaining(study)]
     none = "No grown context is shown to beat longer training"
     title = f"Beats longer training: {', '.join(gains)}" if gains else none

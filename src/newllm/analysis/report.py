@@ -181,6 +181,7 @@ class Exchanged(NamedTuple):
     val_ppl: Estimate  # mean over its seeds
     against_best: Difference  # validation perplexity minus that of the best tuned depth
     against_own: Difference | None  # minus that of its own depth, tuned; each is one family
+    split: fit.Split | None  # minus the best tuned depth, where measured
 
 
 def exchanged(study: Study, best: Group) -> list[Exchanged]:
@@ -197,8 +198,9 @@ def exchanged(study: Study, best: Group) -> list[Exchanged]:
     tests = compare({i: (group, best) for i, (group, _) in enumerate(found)})
     of_tuned = {i: group for i, (group, _) in enumerate(found) if group.num_layers in study.tuned}
     own = compare({i: (group, study.tuned[group.num_layers]) for i, group in of_tuned.items()})
+    parts = fit.splits({i: (group, best) for i, (group, _) in enumerate(found)})
     return [
-        Exchanged(group, winners, group.estimate("val_ppl"), tests[i], own.get(i))
+        Exchanged(group, winners, group.estimate("val_ppl"), tests[i], own.get(i), parts.get(i))
         for i, (group, winners) in enumerate(found)
     ]
 

@@ -31,7 +31,7 @@ class Study:
     studied: Group  # model.num_layers
     baseline: Group  # study.baseline_num_layers
     grown: Sequence[Group]  # grown contexts and their controls
-    changed: Sequence[Group]  # the study's recipe with one thing changed
+    changed: Sequence[Group]  # the study's recipe with a change
     tuning: Mapping[int, Search]  # by depth
     tuned: Mapping[int, Group]  # by depth, each with its own recipe
     equal: Mapping[int, Group]  # the same at the hidden size that gives equal parameters
