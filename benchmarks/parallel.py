@@ -119,9 +119,9 @@ def begin(file: Path, gpus: Sequence[str]) -> dict[str, Any]:
 
 
 def add(results: dict[str, Any], jobs: int, seconds: float, trainings: Sequence[Mapping[str, Any]]) -> None:
-    """Adds a number of jobs; `trainings` are those of the most jobs."""
+    """Adds a number of jobs; `trainings` are those of the fewest, beside which the least runs."""
     rows = {row["jobs"]: row["seconds"] for row in results["rows"]} | {jobs: seconds}
-    if jobs == max(rows):
+    if jobs == min(rows):
         results["trainings"] = list(trainings)
     results["rows"] = [
         {"jobs": number, "seconds": took, "speedup": rows[1] / took if 1 in rows else None}
@@ -140,10 +140,11 @@ def table(results: Mapping[str, Any]) -> str:
     if results["trainings"]:
         longest = max(results["trainings"], key=lambda training: float(training["seconds"]))
         total = sum(training["seconds"] for training in results["trainings"])
+        jobs = min(row["jobs"] for row in results["rows"])
         lines += [
             "",
-            f"The trainings alone take {total:.0f} s, the longest, `{longest['stage']}`, {longest['seconds']:.0f} s: "
-            "however many GPUs there are, it cannot be faster than that.",
+            f"With {jobs} job{'s' if jobs > 1 else ''} the trainings alone take {total:.0f} s, the longest, "
+            f"`{longest['stage']}`, {longest['seconds']:.0f} s: with any number of GPUs it takes no less.",
         ]
     alone = next((row["seconds"] for row in results["rows"] if row["jobs"] == 1), None)
     if alone:

@@ -70,12 +70,14 @@ def test_numbers_of_jobs_come_together_if_they_are_of_the_same_machine(
     file = tmp_path / "found.json"
     parallel.write_json(file, results)
     again = begin(file, [GPU, GPU])
-    add(again, 1, 90.0, [{"stage": "train@8", "gpu": GPU, "seconds": 29}])
+    alone = [{"stage": "train@8", "gpu": GPU, "seconds": 29}]
+    add(again, 1, 90.0, alone)
     assert again["rows"] == [
         {"jobs": 1, "seconds": 90.0, "speedup": 1.0},
         {"jobs": 2, "seconds": 60.0, "speedup": 1.5},
     ]
-    assert again["trainings"] == results["trainings"], "those of the most jobs"
+    add(again, 3, 45.0, results["trainings"])
+    assert again["trainings"] == alone, "those of the fewest jobs"
     assert begin(file, [GPU])["rows"] == [], "another machine"
 
 

@@ -19,6 +19,8 @@ LINES = [
     (9, ""),
     (10, "Running stage 'evaluate@1':"),
     (13, "Running stage 'diagnose@1':"),
+    (15, "diagnose@1: waits for one of these GPUs (GPU 1, NVIDIA H100: train@2, process 12)"),
+    (18, "diagnose@1: on GPU 1, NVIDIA H100, GPU-12"),
 ]
 
 
@@ -27,7 +29,7 @@ def test_stages_with_their_gpus_and_seconds() -> None:
     ended = [stage for now, line in LINES for stage in log.read(line, now)]
     assert ended == [StageTime("train@1", "GPU 1, NVIDIA H100, GPU-12", 8), StageTime("evaluate@1", None, 3)]
     assert log.stage == "diagnose@1"
-    assert list(log.end(20)) == [StageTime("diagnose@1", None, 7)]
+    assert list(log.end(20)) == [StageTime("diagnose@1", "GPU 1, NVIDIA H100, GPU-12", 4)], "without the wait"
     assert log.stage is None
     assert list(log.end(30)) == []
 
