@@ -43,12 +43,16 @@ def main() -> None:
     parser.add_argument("--notes", action="store_true", help="write the table of the file into NOTES.md, and no more")
     options = parser.parse_args()
     if options.notes:
-        write_notes(NOTES, read_json(FILE, "make bench"))
+        if not FILE.is_file():
+            raise UserError(f"{FILE}: no such file; run `python -m benchmarks.parallel`, which writes it")
+        write_notes(NOTES, read_json(FILE, ""))
         return
+    if git(ROOT, "status", "--porcelain", "--", "src", "stages", "dvc.yaml", "params.yaml"):
+        raise UserError(f"{ROOT}: found changes that are not committed; commit them, for they would not be measured")
     gpus = visible(os.environ.get(VARIABLE), installed())
     for jobs in options.jobs or sorted({1, max(1, len(gpus))}):
         project = options.folder.resolve() / f"{jobs}-jobs"
-        if not (project / "data" / "windows").is_dir():
+        if not is_ready(project):
             clone(project)
         if not options.data:
             results = begin(FILE, [gpu.title for gpu in gpus])
@@ -57,10 +61,14 @@ def main() -> None:
             print(table(results), flush=True)
 
 
+def is_ready(project: Path) -> bool:
+    """Whether it is a clone of the commit that is checked out here, has data, and nothing was trained in it."""
+    has_data = (project / "data" / "windows").is_dir() and not any((project / "models").glob("*"))
+    return has_data and git(project, "rev-parse", "HEAD") == git(ROOT, "rev-parse", "HEAD")
+
+
 def clone(project: Path) -> None:
     """Clones the commit that is checked out here, and makes the data in it."""
-    if git(ROOT, "status", "--porcelain", "--", "src", "stages", "dvc.yaml", "params.yaml"):
-        raise UserError(f"{ROOT}: found changes that are not committed; commit them, for they would not be measured")
     shutil.rmtree(project, ignore_errors=True)
     project.parent.mkdir(parents=True, exist_ok=True)
     git(ROOT, "clone", "--quiet", str(ROOT), str(project))
@@ -173,4 +181,7 @@ def write_notes(notes: Path, results: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

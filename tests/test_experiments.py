@@ -34,6 +34,8 @@ def test_rows_say_what_changed_and_what_it_gave() -> None:
             row(
                 "2a2b3c", "branch_base", Experiment="later", State="Queued", **{"train.seeds": "[0]"}, **ppl(None, None)
             ),
+            row("3a2b3c", "branch_base", Experiment="broken", State="Failed", **ppl(20.5, 19.687)),
+            row("4a2b3c", "branch_base", Experiment="partly", State="Success", **ppl(30, 19.687)),
         ]
     )
     cells = [line.split() for line in found]
@@ -41,6 +43,8 @@ def test_rows_say_what_changed_and_what_it_gave() -> None:
     assert ["main", "20.50", "*19.69"] in cells
     assert ["wet", "model.dropout=0.25", "*30.00", "31.00"] in cells
     assert ["later", "(queued)", "train.seeds=[0]"] in cells
+    assert ["broken", "(failed)"] in cells, "the figures in its files are the commit's"
+    assert ["partly", "30.00", "="] in cells
     assert not any("best" in line for line in found)
 
 

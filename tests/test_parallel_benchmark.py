@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from benchmarks import parallel
-from benchmarks.parallel import BEGIN, END, add, begin, table, timed, write_notes
+from benchmarks.parallel import BEGIN, END, add, begin, is_ready, table, timed, write_notes
 from newllm.errors import UserError
 
 GPU = "GPU 0, NVIDIA H100"
@@ -116,4 +116,26 @@ def test_changes_that_are_not_committed_are_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(parallel, "git", lambda *_: " M src/newllm/files.py")
     monkeypatch.setattr(sys, "argv", ["parallel", "--jobs", "1", "--folder", str(tmp_path)])
     with pytest.raises(UserError, match="changes that are not committed"):
+        parallel.main()
+
+
+def test_what_was_trained_or_is_of_another_commit_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = {tmp_path: "a", parallel.ROOT: "a"}
+    monkeypatch.setattr(parallel, "git", lambda folder, *_: commits[folder])
+    assert not is_ready(tmp_path), "no data"
+    (tmp_path / "data" / "windows").mkdir(parents=True)
+    assert is_ready(tmp_path)
+    commits[parallel.ROOT] = "b"
+    assert not is_ready(tmp_path)
+    commits[tmp_path] = "b"
+    (tmp_path / "models" / "1").mkdir(parents=True)
+    assert not is_ready(tmp_path)
+
+
+def test_notes_without_a_file_say_what_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parallel, "FILE", tmp_path / "none.json")
+    monkeypatch.setattr(sys, "argv", ["parallel", "--notes"])
+    with pytest.raises(UserError, match=r"none\.json: no such file; run `python -m benchmarks\.parallel`"):
         parallel.main()

@@ -4,18 +4,21 @@
 """
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dvc.api
 import yaml
+from dvc.exceptions import DvcException
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 WIDTH = 120
+FILE = "metrics/layers/{}.json:val_ppl"
 FIGURE = re.compile(r"metrics/layers/(\d+)\.json:val_ppl")
 
 
@@ -27,7 +30,9 @@ def table(rows: Sequence[Mapping[str, Any]], sections: Iterable[str]) -> Table:
         sections: of params.yaml.
     """
     depths = sorted({int(match[1]) for row in rows for name in row if (match := FIGURE.fullmatch(name))})
-    shown = Table(box=box.SIMPLE_HEAD, title="Validation perplexity by depth (mean over seeds; * lowest)")
+    shown = Table(
+        box=box.SIMPLE_HEAD, title="Validation perplexity by depth (mean over seeds; * lowest, = as in the commit)"
+    )
     shown.add_column("experiment", overflow="fold", min_width=12)
     shown.add_column("changed parameters", overflow="fold", min_width=16)
     for depth in depths:
@@ -39,14 +44,22 @@ def table(rows: Sequence[Mapping[str, Any]], sections: Iterable[str]) -> Table:
         label = str(row["rev"]) if row["typ"] == "baseline" else f"  {row['Experiment'] or row['rev']}"
         if row.get("State") not in (None, "Success"):
             label += f" ({row['State'].lower()})"
-        figures = {depth: row.get(f"metrics/layers/{depth}.json:val_ppl") for depth in depths}
-        lowest = min((value for value in figures.values() if value is not None), default=None)
+        is_done = row.get("State") in (None, "Success")  # before, the files have the commit's figures
+        figures = {depth: row.get(FILE.format(depth)) if is_done else None for depth in depths}
+        same = {
+            depth for depth in depths if row["typ"] != "baseline" and figures[depth] == commit.get(FILE.format(depth))
+        }
+        lowest = None if same else min((value for value in figures.values() if value is not None), default=None)
         cells = [
-            "" if value is None else f"{'*' * (value == lowest)}{value:{'.2f' if value < 100 else '.4g'}}"
-            for value in figures.values()
+            "" if value is None else "=" if depth in same else f"{'*' * (value == lowest)}{_perplexity(value)}"
+            for depth, value in figures.items()
         ]
         shown.add_row(*(Text(cell) for cell in (label, " ".join(changed), *cells)))
     return shown
+
+
+def _perplexity(value: float) -> str:
+    return f"{value:{'.2f' if value < 100 else '.4g'}}"
 
 
 def _value(value: object) -> str:
@@ -56,11 +69,17 @@ def _value(value: object) -> str:
 
 def main() -> None:
     """Reads the experiments of the project in the current folder."""
-    sections = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    try:
+        sections = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+        rows = dvc.api.exp_show()
+    except FileNotFoundError as error:
+        sys.exit(f"error: {Path.cwd()}: found no {error.filename}, expected one; run this in the project's folder")
+    except DvcException as error:
+        sys.exit(f"error: DVC: {error}")
     console = Console()
     if not console.is_terminal or console.width > WIDTH:
         console = Console(width=WIDTH)
-    console.print(table(dvc.api.exp_show(), sections))
+    console.print(table(rows, sections))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,7 @@ def project(tmp_path: Path) -> Iterator[Path]:
 
 def files(folder: Path) -> dict[str, str]:
     names = git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
-    return {name: (folder / name).read_text() for name in names if name and (folder / name).exists()}
+    return {name: (folder / name).read_text() for name in names if name and (folder / name).is_file()}
 
 
 def test_a_clone_has_all_that_is_not_ignored_and_the_same_commit(project: Path, tmp_path: Path) -> None:
@@ -66,6 +67,22 @@ def test_a_clone_has_all_that_is_not_ignored_and_the_same_commit(project: Path, 
     assert git(tmp_path / "clone", "rev-parse", "HEAD") == git(project, "rev-parse", "HEAD")
     assert git(tmp_path / "clone", "diff", "--name-only") == "", "all is staged"
     assert git(project, "status", "--porcelain", "-z") == before
+
+
+def test_a_file_that_became_a_folder_and_the_reverse(project: Path, tmp_path: Path) -> None:
+    (project / "same").unlink()
+    (project / "same").mkdir()
+    (project / "same" / "within").write_text("new")
+    git(project, "add", "--all")
+    git(project, "commit", "--quiet", "--message", "A folder")
+    shutil.rmtree(project / "same")
+    (project / "same").write_text("a file again")
+    (project / "changed").unlink()
+    (project / "changed").mkdir()
+    (project / "changed" / "within").write_text("new")
+    clone(project, tmp_path / "clone", tmp_path / "cache", [])
+    assert files(tmp_path / "clone") == files(project)
+    assert (tmp_path / "clone" / "same").read_text() == "a file again"
 
 
 def test_a_clone_shares_the_cache_and_keeps_other_settings(project: Path, tmp_path: Path) -> None:

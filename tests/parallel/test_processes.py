@@ -94,3 +94,15 @@ def test_an_error_ends_the_command_and_all_of_its_run(tmp_path: Path) -> None:
         run([sys.executable, "-c", WITH_CHILD], tmp_path, environment, lambda line: 1 // (line != "ready"))
     assert time.monotonic() - began < 8
     assert belonging_to(tmp_path) == []
+
+
+def test_something_is_done_while_a_command_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "TURN", 0.05)
+    looks: list[float] = []
+    command = [sys.executable, "-c", "import time; time.sleep(0.4); raise SystemExit(3)"]
+    environment = os.environ | {VARIABLE: str(tmp_path)}
+    assert run(command, tmp_path, environment, meanwhile=lambda: looks.append(time.monotonic())) == 3
+    assert len(looks) > 2
+    with pytest.raises(KeyError):
+        run([sys.executable, "-c", WAITS], tmp_path, environment, meanwhile=lambda: {}["an error"])
+    assert belonging_to(tmp_path) == []

@@ -5,14 +5,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.lock import LockError
+from dvc.repo import Repo
 
 from newllm.errors import UserError
 from newllm.parallel import repro
+from newllm.parallel.__main__ import SIGNALS, _end
 from newllm.parallel.groups import Group
 from newllm.parallel.processes import VARIABLE, belonging_to
 from newllm.parallel.queue import Job, Progress, Queue
@@ -158,6 +162,33 @@ def test_what_is_missing_is_not_computed_again_for_what_does_not_need_it(toy: To
     toy.parallel("--jobs", "2")
 
 
+def test_what_no_clone_can_have_is_used_in_the_project(toy: Toy) -> None:
+    """Weights that are in the project, and that the cache has lost."""
+    toy.run("dvc", "repro", "--quiet")
+    shutil.rmtree(toy.folder / ".dvc/cache")
+    pipeline = toy.folder / "dvc.yaml"
+    before = pipeline.read_text()
+    pipeline.write_text(before.replace('deps: [work.py, "models/${item}"]', 'deps: [helper.py, "models/${item}"]'))
+    output = toy.parallel("--jobs", "2", "--allow-missing")
+    assert "Running stage 'train@" not in output
+    assert [f"Running stage 'evaluate@{depth}'" in output for depth in (1, 2, 3)] == [True] * 3
+    pipeline.write_text(before)
+    toy.parallel("--jobs", "2")
+
+
+def test_at_the_end_it_waits_for_whoever_has_locked_the_project(toy: Toy) -> None:
+    toy.run("dvc", "repro", "--quiet")
+    workspace = Workspace(toy.folder, {})
+    with Repo(str(toy.folder)) as other:
+        other.lock.lock()
+        with pytest.raises(LockError):
+            workspace.restore([])
+        opening = threading.Timer(1.0, other.lock.unlock)
+        opening.start()
+        assert workspace.restore([], wait=True).changed == set()
+        opening.join()
+
+
 def test_what_another_has_computed_is_taken_though_dvc_lock_names_what_is_lost(toy: Toy, tmp_path: Path) -> None:
     """As of machines that share a cache, and begin with the results of git, whose weights nobody has."""
     toy.run("dvc", "repro", "--quiet")
@@ -224,7 +255,7 @@ def test_whatever_is_queued_starts_its_worker(
     """Workers end ten seconds after the queue is empty, and so may have ended before more is queued."""
     queue = Queue(toy.folder, toy.folder / "run", {}, workers)
     commands: list[list[str]] = []
-    monkeypatch.setattr(queue, "_dvc", commands.extend)
+    monkeypatch.setattr(queue, "_dvc", lambda given, _: commands.extend(given))
     for names in (("train@3", "train@2"), ("train@1",), ("train@4",)):
         queue.put([Group((name,), (name,)) for name in names])
         for job in queue.jobs.values():
@@ -245,7 +276,7 @@ class Workers:
         self.at_once = 0
         self.all, self.count = arguments[3], 0
 
-    def put(self, groups: list[Group]) -> None:
+    def put(self, groups: list[Group], _: object = None) -> None:
         self.jobs |= {group.name: Job(group) for group in groups}
         self.count = self.all
 
@@ -327,6 +358,33 @@ def test_what_a_killed_run_has_left_is_ended_and_removed(tmp_path: Path) -> None
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
     assert "found no dvc.yaml" in Toy(tmp_path).parallel("--jobs", "2", status=1)
+
+
+@pytest.mark.parametrize("name", ["prøj", "a#b", "why?"])
+def test_a_folder_in_which_dvcs_queue_does_not_work_is_refused(name: str, tmp_path: Path) -> None:
+    toy = Toy(tmp_path / name)
+    (toy.folder / ".dvc").mkdir(parents=True)
+    (toy.folder / "dvc.yaml").touch()
+    assert "in the folder's name" in toy.parallel("--jobs", "2", status=1)
+
+
+def test_errors_of_the_disk_name_the_place(tmp_path: Path) -> None:
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "tmp").write_text("a file where a folder should be")
+    (tmp_path / "dvc.yaml").touch()
+    assert f"error: {tmp_path}/.dvc/tmp/parallel: " in Toy(tmp_path).parallel("--jobs", "2", status=1)
+
+
+def test_a_second_signal_does_not_interrupt_the_first() -> None:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            _end(signal.SIGINT, None)
+        assert ended.value.code == 130
+        assert {signal.getsignal(number) for number in SIGNALS} == {signal.SIG_IGN}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_less_than_one_job_is_refused(tmp_path: Path) -> None:

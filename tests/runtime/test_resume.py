@@ -577,8 +577,11 @@ def test_stale_states_are_listed_and_removed(
         assert lines["code"].endswith("stale: of other code than that in src")
         assert lines["torch"].endswith("stale: of torch 0.1")
         assert lines["used"].endswith("in use")
+        for name in ("my-thesis", "train@1-0123456789abcdef"):
+            (tmp_path / name).mkdir()
         listed("--remove")
         assert listed().keys() == {"good", "used"}
+        assert {"my-thesis", "train@1-0123456789abcdef"} <= {path.name for path in tmp_path.iterdir()}, "not ours"
         listed("--remove", "--all")
         assert listed().keys() == {"used"}
         assert generations(used.folder)

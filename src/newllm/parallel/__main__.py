@@ -13,6 +13,8 @@ from newllm.errors import UserError
 from newllm.parallel.repro import repro
 from newllm.runtime.gpus import VARIABLE, installed, visible
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def main() -> None:
     """Reads the options; one job is plain `dvc repro`."""
@@ -30,7 +32,7 @@ def main() -> None:
     if jobs == 1:
         missing = ["--allow-missing"] if options.allow_missing else []
         os.execv(sys.executable, [sys.executable, "-m", "dvc", "repro", *missing, *options.targets])  # noqa: S606 (no shell)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells have it where nothing is to end
             signal.signal(number, _end)
     try:
@@ -39,9 +41,13 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except DvcException as error:
         sys.exit(f"error: DVC: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or Path.cwd()}: {error.strerror or error}; mend it and run again")
 
 
 def _end(number: int, _: FrameType | None) -> None:
+    for each in SIGNALS:  # a second one must not interrupt what the first has begun
+        signal.signal(each, signal.SIG_IGN)
     print("ending; the same command goes on from the states that are written now", file=sys.stderr, flush=True)
     sys.exit(128 + number)
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from dvc.config import Config
@@ -39,7 +40,10 @@ def clone(project: Path, folder: Path, cache: Path, stages: Collection[str]) -> 
     git(project, "clone", "--quiet", "--template=", "--config=core.hooksPath=/dev/null", str(project), str(folder))
     changed = git(project, "diff", "--name-only", "--no-renames", "-z", "HEAD")
     new = git(project, "ls-files", "--others", "--exclude-standard", "-z")
-    for name in filter(None, f"{changed}\0{new}".split("\0")):
+    names = [name for name in f"{changed}\0{new}".split("\0") if name]
+    for name in names:  # all before any is copied: a file may have become a folder, or a folder a file
+        _remove(folder / name)
+    for name in names:
         _copy(project / name, folder / name)
     lock = folder / "dvc.lock"
     if lock.is_file():
@@ -56,11 +60,16 @@ def clone(project: Path, folder: Path, cache: Path, stages: Collection[str]) -> 
         config["core"] = config.get("core", {}) | {"site_cache_dir": os.fspath(folder / ".dvc" / "tmp" / "site")}
 
 
+def _remove(target: Path) -> None:
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        with suppress(NotADirectoryError):
+            target.unlink(missing_ok=True)
+
+
 def _copy(source: Path, target: Path) -> None:
-    """Copies a file or link; removes the target of a source that is gone."""
+    """Copies a file or link."""
     if source.is_symlink() or source.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
         shutil.copy2(source, target, follow_symlinks=False)
-    elif not source.exists():
-        target.unlink(missing_ok=True)

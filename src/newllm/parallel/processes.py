@@ -14,6 +14,7 @@ import psutil
 VARIABLE = "NEWLLM_PARALLEL"  # names the folder of the run to which a process belongs, and all that it starts
 # signals, with the seconds until the next: at first as at Ctrl-C, so that trainings write their states
 GENTLY = ((signal.SIGINT, 4.0), (signal.SIGINT, 3.0), (signal.SIGKILL, 1.0))
+TURN = 1.0  # seconds between two looks at what runs
 AT_ONCE = ((signal.SIGKILL, 1.0),)
 
 
@@ -23,11 +24,12 @@ def run(
     environment: Mapping[str, str],
     on_line: Callable[[str], None] | None = None,
     output: IO[bytes] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> int:
     """Runs a command until it ends and returns its status.
 
     It runs in a process group of its own: at Ctrl-C on a terminal this process alone gets the signal. Then, as at any
-    error of `on_line`, it ends all of its run, which the environment names.
+    error of `on_line` or `meanwhile`, it ends all of its run, which the environment names.
 
     Args:
         command: and its arguments.
@@ -35,6 +37,7 @@ def run(
         environment: with `VARIABLE`.
         on_line: gets each line that the command, or anything that it leaves running, writes.
         output: a file that gets all that is written, without `on_line`; the standard output without either.
+        meanwhile: is called every second or so until it ends, without `on_line`.
     """
     with subprocess.Popen(  # noqa: S603 (arguments are not a shell's)
         command,
@@ -51,6 +54,11 @@ def run(
             for line in process.stdout or ():
                 assert on_line  # noqa: S101 (as there is a pipe)
                 on_line(line.rstrip("\n"))
+            while meanwhile:
+                try:
+                    return process.wait(TURN)
+                except subprocess.TimeoutExpired:
+                    meanwhile()
             return process.wait()
         except BaseException:
             end_run(Path(environment[VARIABLE]))

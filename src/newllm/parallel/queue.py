@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
@@ -94,18 +94,23 @@ class Queue:
         self._seen = False
         self.jobs: dict[str, Job] = {}
 
-    def put(self, groups: Sequence[Group]) -> None:
-        """Queues groups as experiments, and starts workers for them: those that find nothing to do end after 10 s."""
+    def put(self, groups: Sequence[Group], meanwhile: Callable[[], None] | None = None) -> None:
+        """Queues groups as experiments, and starts workers for them: those that find nothing to do end after 10 s.
+
+        Args:
+            groups: that are not in the queue.
+            meanwhile: is called every second or so, since this takes some.
+        """
         commands = [["exp", "run", "--queue", *self._options, "--name", one.name, *one.targets] for one in groups]
         running = sum(job.progress is Progress.RUNS for job in self.jobs.values())
-        self._dvc([*commands, ["queue", "start", "--jobs", str(min(self._workers, running + len(groups)))]])
+        self._dvc([*commands, ["queue", "start", "--jobs", str(min(self._workers, running + len(groups)))]], meanwhile)
         self.jobs |= {group.name: Job(group) for group in groups}
         self._started, self._seen = time.monotonic(), False
 
-    def _dvc(self, commands: Sequence[Sequence[str]]) -> None:
+    def _dvc(self, commands: Sequence[Sequence[str]], meanwhile: Callable[[], None] | None) -> None:
         with TemporaryFile() as output:  # no pipe: workers that are started keep it open
             command = [sys.executable, "-c", IN_ONE_PROCESS, json.dumps(commands)]
-            if status := run(command, self._folder, self._environment, output=output):
+            if status := run(command, self._folder, self._environment, output=output, meanwhile=meanwhile):
                 output.seek(0)
                 said = output.read().decode("utf-8", "replace").strip()
                 raise UserError(f"DVC's queue: status {status}: {said}")

@@ -4,9 +4,10 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from logging import WARNING
 from pathlib import Path
@@ -14,6 +15,7 @@ from time import sleep
 
 import networkx as nx
 from dvc.logger import set_loggers_level
+from dvc.output import Output
 from dvc.repo import Repo
 from dvc.stage import Stage
 from dvc.stage.cache import RunCacheNotFoundError
@@ -23,7 +25,7 @@ from newllm.parallel.clone import clone
 from newllm.parallel.display import Display
 from newllm.parallel.groups import Group, in_order, needed, split
 from newllm.parallel.log import RUNNING
-from newllm.parallel.processes import AT_ONCE, VARIABLE, belonging_to, end, end_run, run
+from newllm.parallel.processes import AT_ONCE, TURN, VARIABLE, belonging_to, end, end_run, run
 from newllm.parallel.queue import DVC, Job, Progress, Queue
 from newllm.runtime.git import in_folder, isolated
 from newllm.runtime.gpus import VARIABLE as GPUS
@@ -31,7 +33,6 @@ from newllm.runtime.gpus import Gpu
 
 PLACE = Path(".dvc/tmp/parallel")  # which neither git nor DVC looks at
 STATES = "NEWLLM_STATES"  # names the folder of the trainings' states
-TURN = 1.0  # seconds between two looks at the jobs
 LINES_SHOWN = 25  # of a failed job's log
 
 
@@ -54,6 +55,11 @@ def repro(
     """
     if not (project / "dvc.yaml").is_file() or not (project / ".dvc").is_dir():
         raise UserError(f"{project}: found no dvc.yaml or no .dvc, expected both; run this in the project's folder")
+    if unusual := sorted({letter for letter in str(project) if not letter.isascii() or letter in "#?"}):
+        raise UserError(
+            f"{project}: found {', '.join(unusual)} in the folder's name, expected none: DVC's queue cannot run "
+            "experiments there; move the project, or run one job, `dvc repro`"
+        )
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     if shutil.which("dvc", path=path) is None:
         raise UserError("dvc: found no such command, by which DVC's queue starts its workers; activate the environment")
@@ -64,14 +70,15 @@ def repro(
         if plan.lacks_common and not plan.changed.isdisjoint(chain(plan.common, *(one.stages for one in plan.groups))):
             workspace.repro(plan.common)
             plan = workspace.restore(targets)
-        outdated = [part for group in plan.groups if (part := group.of(plan.changed))]
+        groups = [group for group in plan.groups if plan.lost.isdisjoint(group.stages)]
+        outdated = [part for group in groups if (part := group.of(plan.changed))]
         workers = max(jobs, 3 * len(gpus))
         beside = outdated if len(outdated) > 1 else []
         failed = _run_beside(workspace, place, beside, plan.needed, jobs, workers) if beside else []
         computed = [group for group in beside if group not in [job.group for job in failed]]
         found = [target for group in computed for target in group.targets] if failed else targets
         if computed:
-            workspace.restore(found)
+            workspace.restore(found, wait=True)
         if computed or not failed:
             workspace.repro([*workspace.options, *found], computed)
         if failed:
@@ -87,12 +94,14 @@ class Plan:
         groups: stages that can run beside one another, the longest first.
         changed: what is not up to date, of all that the targets need.
         lacks_common: whether a common stage is not up to date or an output of it is missing, which the others need.
+        lost: what is up to date, and yet its outputs are in the project alone, so that no clone can have them.
     """
 
     common: list[str]
     groups: list[Group]
     changed: set[str]
     lacks_common: bool
+    lost: Set[str] = frozenset()
 
     @property
     def needed(self) -> set[str]:
@@ -108,9 +117,14 @@ class Workspace:
         self.project, self._variables, self._allow_missing = project, variables, allow_missing
         self.options = ["--allow-missing"] if allow_missing else []
 
-    def restore(self, targets: Sequence[str]) -> Plan:
-        """Restores from the run cache what is not up to date, and returns what remains."""
-        with Repo(str(self.project)) as repo:
+    def restore(self, targets: Sequence[str], wait: bool = False) -> Plan:
+        """Restores from the run cache what is not up to date, and returns what remains.
+
+        Args:
+            targets: as of `dvc repro`.
+            wait: for another DVC command that has locked the project, instead of an error.
+        """
+        with Repo(str(self.project), _wait_for_lock=wait) as repo:
             graph = nx.relabel_nodes(repo.index.graph, lambda stage: stage.addressing)
             graph = needed(graph, [stage.addressing for target in targets for stage in repo.stage.collect(target)])
             common, groups = split(graph)
@@ -119,7 +133,9 @@ class Workspace:
             with repo.lock:
                 lacks_common = any(by_name[name].status() for name in common)
                 changed = self._restore(repo, stages, nothing=lacks_common)
-        return Plan(common, groups, changed, lacks_common)
+            known = [stage for stage in stages if self._allow_missing and stage.addressing not in changed]
+            lost = {stage.addressing for stage in known if any(map(_is_here_alone, stage.outs))}
+        return Plan(common, groups, changed, lacks_common, lost)
 
     def _restore(self, repo: Repo, stages: Sequence[Stage], nothing: bool) -> set[str]:
         """Restores from the run cache what is not up to date, as `dvc repro` does, but for two things.
@@ -175,9 +191,13 @@ class Workspace:
                 )
             print(line, flush=True)
 
-        command = [*DVC, "repro", *arguments]
+        command = [*DVC, *(["--wait-for-lock"] if computed else []), "repro", *arguments]
         if status := run(command, self.project, in_folder(self._variables), shown if stages else None):
             raise UserError(f"dvc repro: status {status}; what has failed is said above")
+
+
+def _is_here_alone(out: Output) -> bool:
+    return bool(out.use_cache and out.exists and out.changed_cache())
 
 
 def _is_cached(repo: Repo, stage: Stage) -> bool:
@@ -223,7 +243,7 @@ def _run_beside(
             while queue.waits:
                 sleep(TURN)
                 _look(queue, display)
-            queue.put([group])
+            queue.put([group], partial(_look, queue, display))
         while not queue.is_finished:
             sleep(TURN)
             _look(queue, display)

@@ -18,8 +18,10 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -43,6 +45,7 @@ GENERATIONS = 2
 LONGEST_UNWRITTEN = 300.0  # seconds; where epochs are long, no more than this and an epoch is lost
 LARGEST_SHARE = 0.02  # of the time may be spent on writing; where epochs are short, fewer states are written
 IN_USE = "in use"
+FOLDER = re.compile(r".+-[0-9a-f]{16}")  # of a training: its stage and its hash
 
 
 @dataclass(frozen=True)
@@ -302,9 +305,10 @@ def main() -> None:
 
 
 def statuses(root: Path) -> Mapping[Path, str]:
-    """What can be done with the states in each training's folder in `root`."""
+    """What can be done with the states in each training's folder in `root`; other folders there are not ours."""
     code = code_hash()
-    return {folder: _status(folder, code) for folder in sorted(root.glob("*-*")) if folder.is_dir()}
+    ours = [folder for folder in root.glob("*-*") if FOLDER.fullmatch(folder.name) and (folder / "lock").is_file()]
+    return {folder: _status(folder, code) for folder in sorted(ours)}
 
 
 def _status(folder: Path, code: str) -> str:
@@ -332,4 +336,7 @@ def _described(folder: Path) -> str:
 
 if __name__ == "__main__":
     keep_output_from_failing()
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")
