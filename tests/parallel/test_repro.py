@@ -173,7 +173,6 @@ def test_what_no_clone_can_have_is_used_in_the_project(toy: Toy) -> None:
     assert "Running stage 'train@" not in output
     assert [f"Running stage 'evaluate@{depth}'" in output for depth in (1, 2, 3)] == [True] * 3
     pipeline.write_text(before)
-    toy.parallel("--jobs", "2")
 
 
 def test_at_the_end_it_waits_for_whoever_has_locked_the_project(toy: Toy) -> None:
@@ -362,10 +361,11 @@ def test_a_folder_that_is_no_project_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["prøj", "a#b", "why?"])
 def test_a_folder_in_which_dvcs_queue_does_not_work_is_refused(name: str, tmp_path: Path) -> None:
-    toy = Toy(tmp_path / name)
-    (toy.folder / ".dvc").mkdir(parents=True)
-    (toy.folder / "dvc.yaml").touch()
-    assert "in the folder's name" in toy.parallel("--jobs", "2", status=1)
+    project = tmp_path / name
+    (project / ".dvc").mkdir(parents=True)
+    (project / "dvc.yaml").touch()
+    with pytest.raises(UserError, match=r"in the folder's name, expected none"):
+        repro.repro(project, 2, [])
 
 
 def test_errors_of_the_disk_name_the_place(tmp_path: Path) -> None:
