@@ -175,6 +175,7 @@ def test_what_no_clone_can_have_is_used_in_the_project(toy: Toy) -> None:
     pipeline.write_text(before)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:dvc")
 def test_at_the_end_it_waits_for_whoever_has_locked_the_project(toy: Toy) -> None:
     toy.run("dvc", "repro", "--quiet")
     workspace = Workspace(toy.folder, {})
