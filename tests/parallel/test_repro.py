@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -276,7 +277,8 @@ class Workers:
         self.at_once = 0
         self.all, self.count = arguments[3], 0
 
-    def put(self, groups: list[Group], _: object = None) -> None:
+    def put(self, groups: list[Group], meanwhile: Callable[[], None] | None = None) -> None:
+        assert meanwhile or not self.jobs, "queueing takes seconds, in which stages end that run already"
         self.jobs |= {group.name: Job(group) for group in groups}
         self.count = self.all
 
@@ -335,6 +337,28 @@ def test_each_gpu_has_a_group_that_waits_for_it(
     with pytest.raises(UserError, match="seen"):
         repro.repro(toy.folder, jobs, [], [Gpu("a", "a", "A"), Gpu("b", "b", "B")][:jobs])
     assert asked == [devices, jobs, workers]
+
+
+def test_what_was_computed_is_restored_though_the_project_is_locked(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By waiting for whoever has locked it; before, that is an error at once."""
+    groups = [Group((name,), (name,)) for name in ("train@1", "train@2")]
+    waits: list[bool] = []
+    commands: list[list[str]] = []
+
+    def restore(*_: object, wait: bool = False) -> Plan:
+        waits.append(wait)
+        return Plan([], groups, {"train@1", "train@2"}, False)
+
+    def run(command: list[str], *_: object) -> int:
+        commands.append(command)
+        return 0
+
+    monkeypatch.setattr(Workspace, "restore", restore)
+    monkeypatch.setattr(repro, "_run_beside", lambda *_: [])
+    monkeypatch.setattr(repro, "run", run)
+    repro.repro(toy.folder, 2, [])
+    assert waits == [False, True]
+    assert [command[len(repro.DVC) :] for command in commands] == [["--wait-for-lock", "repro"]]
 
 
 def test_what_a_killed_run_has_left_is_ended_and_removed(tmp_path: Path) -> None:
